@@ -1,0 +1,235 @@
+//! From parsed instructions to the compact form that is executed: registers become rows of a
+//! register file, immediates and parameters become constant rows, modifiers become handlers.
+
+mod form;
+pub(crate) mod layout;
+mod operands;
+mod sections;
+pub(crate) mod special;
+
+use std::collections::HashMap;
+
+pub(crate) use form::Form;
+pub(crate) use operands::Address;
+
+use crate::Error;
+use crate::instructions;
+use crate::machine::Handler;
+use crate::module::{Class, Kernel};
+use layout::{LocalLayout, SharedLayout};
+use special::Special;
+
+/// No guard predicate.
+pub(crate) const ALWAYS: u32 = u32::MAX;
+
+/// Which lanes must be present before an instruction may execute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Sync {
+    /// Each lane for itself.
+    #[default]
+    None,
+    /// All lanes of the warp (`.sync.aligned`).
+    Aligned,
+    /// `bar.sync` and its kin: all lanes that have not exited.
+    Barrier,
+    /// The lanes of the member mask in this word row.
+    Members(u32),
+}
+
+/// A decoded instruction.
+#[derive(Clone)]
+pub(crate) struct Inst {
+    pub handler: Handler,
+    pub guard: u32,
+    pub guard_negated: bool,
+    pub sync: Sync,
+    /// Destination row.
+    pub d: u32,
+    pub a: u32,
+    pub b: u32,
+    pub c: u32,
+    /// Meaning depends on the handler.
+    pub flags: u32,
+    pub offset: i64,
+    /// Rows of vector operands.
+    pub rows: Box<[u32]>,
+}
+
+impl Inst {
+    pub fn new(handler: Handler) -> Self {
+        Inst {
+            handler,
+            guard: ALWAYS,
+            guard_negated: false,
+            sync: Sync::None,
+            d: 0,
+            a: 0,
+            b: 0,
+            c: 0,
+            flags: 0,
+            offset: 0,
+            rows: Box::default(),
+        }
+    }
+}
+
+/// What the addresses of symbols depend on.
+pub(crate) struct Bindings<'a> {
+    pub parameters: &'a [u8],
+    /// Addresses of `.global` and `.const` variables.
+    pub variables: &'a HashMap<String, u64>,
+}
+
+/// A kernel ready to run with one set of parameters.
+pub(crate) struct Program {
+    pub code: Vec<Inst>,
+    pub word_rows: u32,
+    pub long_rows: u32,
+    pub predicate_rows: u32,
+    pub word_constants: Vec<(u32, u32)>,
+    pub long_constants: Vec<(u32, u64)>,
+    pub predicate_constants: Vec<(u32, bool)>,
+    pub word_specials: Vec<(u32, Special)>,
+    pub long_specials: Vec<(u32, Special)>,
+    /// Register names by row, for reports.
+    pub word_names: HashMap<u32, String>,
+    pub long_names: HashMap<u32, String>,
+    pub predicate_names: HashMap<u32, String>,
+    pub tables: Vec<Vec<u32>>,
+    pub shared: SharedLayout,
+    pub local: LocalLayout,
+    /// The kernel may order memory between blocks (atomics, volatile or acquire/release accesses).
+    pub communicates: bool,
+}
+
+/// Gives meaning to the instructions of one kernel.
+pub(crate) struct Decoder<'a> {
+    pub kernel: &'a Kernel,
+    pub bindings: Bindings<'a>,
+    pub program: Program,
+    register_rows: Vec<Option<u32>>,
+    word_constant_rows: HashMap<u32, u32>,
+    long_constant_rows: HashMap<u64, u32>,
+    predicate_constant_rows: [Option<u32>; 2],
+    word_special_rows: HashMap<Special, u32>,
+    long_special_rows: HashMap<Special, u32>,
+    sinks: [Option<u32>; 3],
+}
+
+/// Decodes a whole kernel.
+pub(crate) fn decode(kernel: &Kernel, bindings: Bindings<'_>) -> Result<Program, Error> {
+    let mut decoder = Decoder {
+        kernel,
+        bindings,
+        program: Program {
+            code: Vec::with_capacity(kernel.code.len()),
+            word_rows: 0,
+            long_rows: 0,
+            predicate_rows: 0,
+            word_constants: Vec::new(),
+            long_constants: Vec::new(),
+            predicate_constants: Vec::new(),
+            word_specials: Vec::new(),
+            long_specials: Vec::new(),
+            word_names: HashMap::new(),
+            long_names: HashMap::new(),
+            predicate_names: HashMap::new(),
+            tables: Vec::new(),
+            shared: SharedLayout::of(kernel),
+            local: LocalLayout::of(kernel)?,
+            communicates: false,
+        },
+        register_rows: vec![None; kernel.registers.len()],
+        word_constant_rows: HashMap::new(),
+        long_constant_rows: HashMap::new(),
+        predicate_constant_rows: [None; 2],
+        word_special_rows: HashMap::new(),
+        long_special_rows: HashMap::new(),
+        sinks: [None; 3],
+    };
+    for instruction in &kernel.code {
+        let mut form = Form::new(instruction);
+        let mut inst = instructions::decode(&mut decoder, &mut form)?;
+        form.finish()?;
+        if let Some((register, negated)) = instruction.guard {
+            inst.guard = decoder.register_row(register);
+            inst.guard_negated = negated;
+        }
+        decoder.program.code.push(inst);
+    }
+    Ok(decoder.program)
+}
+
+impl Decoder<'_> {
+    fn new_row(&mut self, class: Class) -> u32 {
+        let counter = match class {
+            Class::Word => &mut self.program.word_rows,
+            Class::Long => &mut self.program.long_rows,
+            Class::Predicate => &mut self.program.predicate_rows,
+        };
+        *counter += 1;
+        *counter - 1
+    }
+
+    /// The row of a declared register.
+    pub fn register_row(&mut self, register: u32) -> u32 {
+        if let Some(row) = self.register_rows[register as usize] {
+            return row;
+        }
+        let declared = &self.kernel.registers[register as usize];
+        let class = declared.ty.class();
+        let name = declared.name.clone();
+        let row = self.new_row(class);
+        self.register_rows[register as usize] = Some(row);
+        match class {
+            Class::Word => self.program.word_names.insert(row, name),
+            Class::Long => self.program.long_names.insert(row, name),
+            Class::Predicate => self.program.predicate_names.insert(row, name),
+        };
+        row
+    }
+
+    /// A word row that always holds this value.
+    pub fn word_constant(&mut self, value: u32) -> u32 {
+        if let Some(row) = self.word_constant_rows.get(&value) {
+            return *row;
+        }
+        let row = self.new_row(Class::Word);
+        self.word_constant_rows.insert(value, row);
+        self.program.word_constants.push((row, value));
+        row
+    }
+
+    /// A long row that always holds this value.
+    pub fn long_constant(&mut self, value: u64) -> u32 {
+        if let Some(row) = self.long_constant_rows.get(&value) {
+            return *row;
+        }
+        let row = self.new_row(Class::Long);
+        self.long_constant_rows.insert(value, row);
+        self.program.long_constants.push((row, value));
+        row
+    }
+
+    /// A predicate row that always holds this value.
+    pub fn predicate_constant(&mut self, value: bool) -> u32 {
+        if let Some(row) = self.predicate_constant_rows[usize::from(value)] {
+            return row;
+        }
+        let row = self.new_row(Class::Predicate);
+        self.predicate_constant_rows[usize::from(value)] = Some(row);
+        self.program.predicate_constants.push((row, value));
+        row
+    }
+
+    /// A row whose contents nobody reads.
+    pub fn sink(&mut self, class: Class) -> u32 {
+        let slot = class as usize;
+        if let Some(row) = self.sinks[slot] {
+            return row;
+        }
+        let row = self.new_row(class);
+        self.sinks[slot] = Some(row);
+        row
+    }
+}

@@ -1,0 +1,286 @@
+//! A launch: validation, and the blocks of the grid.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use super::block::{Block, Progress};
+use super::registers::Registers;
+use super::report::{HazardSink, Place, other};
+use crate::counters::Tally;
+use crate::decode::{self, Bindings, Program};
+use crate::hazard::HazardKind;
+use crate::memory::Allocation;
+use crate::module::{Kernel, Position, Space};
+use crate::options::Options;
+use crate::shadow::global::Summary;
+use crate::{Error, Launch, Memory, Report};
+
+/// Blocks that are resident together when they may wait for each other.
+const RESIDENT: usize = 64;
+/// Warp instructions after which a block that may wait for others makes room for the next.
+const BLOCK_TURN: u64 = 200_000;
+
+/// What all blocks of a launch share.
+pub(crate) struct LaunchState<'a> {
+    pub kernel: &'a Kernel,
+    pub kernel_name: Arc<str>,
+    pub program: Program,
+    pub options: &'a Options,
+    pub allocations: Vec<Arc<Allocation>>,
+    pub parameters: Vec<u8>,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    /// Warps per block.
+    pub warps: usize,
+    pub dynamic_shared_bytes: u32,
+    pub shared_bytes: u32,
+}
+
+impl LaunchState<'_> {
+    /// The place of an instruction.
+    pub fn position(&self, pc: u32) -> Position {
+        // The end of the code stands for the return that the text leaves out.
+        let Some(instruction) = self.kernel.code.get(pc as usize).or(self.kernel.code.last()) else {
+            return Position {
+                file: None,
+                line: 0,
+                inlined_at: Vec::new(),
+                ptx_line: self.kernel.line,
+                opcode: Arc::from(""),
+            };
+        };
+        let (file, line, inlined_at) = match instruction.loc {
+            Some(loc) => self.kernel.locations.resolve(loc, &self.kernel.module.files),
+            None => (None, 0, Vec::new()),
+        };
+        Position { file, line, inlined_at, ptx_line: instruction.line, opcode: Arc::from(instruction.opcode.as_str()) }
+    }
+
+    /// Block coordinates of a linear index.
+    pub fn block_index(&self, linear: u32) -> [u32; 3] {
+        let [x, y, _] = self.grid;
+        [linear % x, linear / x % y, linear / x / y]
+    }
+}
+
+/// What finished blocks leave behind. Merging does not depend on the order.
+struct Outcome {
+    tally: Tally,
+    hazards: HazardSink,
+    /// Of the lowest block that has one.
+    error: Option<(u32, Error)>,
+}
+
+impl Outcome {
+    fn new(instructions: usize) -> Self {
+        Outcome { tally: Tally::new(instructions), hazards: HazardSink::default(), error: None }
+    }
+
+    fn merge(mut self, other: Outcome) -> Self {
+        self.tally.merge(&other.tally);
+        self.hazards.merge(other.hazards);
+        self.error = match (self.error, other.error) {
+            (Some(a), Some(b)) => Some(if a.0 <= b.0 { a } else { b }),
+            (a, b) => a.or(b),
+        };
+        self
+    }
+
+    fn add(&mut self, state: super::BlockState) {
+        self.tally.merge(&state.tally);
+        self.hazards.merge(state.hazards);
+        if let Some(error) = state.error
+            && self.error.as_ref().is_none_or(|(block, _)| state.linear < *block)
+        {
+            self.error = Some((state.linear, error));
+        }
+    }
+}
+
+pub(crate) fn run(launch: &Launch<'_>, memory: &Memory, options: &Options) -> Result<Report, Error> {
+    let state = prepare(launch, memory, options)?;
+    let blocks = state.grid.iter().product::<u32>();
+    let summary = Mutex::new(Summary::default());
+    let outcome = if state.program.communicates {
+        run_together(&state, blocks)
+    } else {
+        let one = |pool: &mut Vec<Registers>, outcome: &mut Outcome, linear: u32| {
+            let mut block = Block::new(&state, linear, pool);
+            while block.run(&state, u64::MAX) == Progress::Paused {}
+            let finished = block.recycle(pool);
+            if options.checks.global_races && blocks > 1 {
+                summary.lock().unwrap_or_else(PoisonError::into_inner).add(&finished.global_shadow);
+            }
+            outcome.add(finished);
+        };
+        let instructions = state.program.code.len();
+        let fold = || {
+            (0..blocks)
+                .into_par_iter()
+                .fold(
+                    || (Vec::new(), Outcome::new(instructions)),
+                    |(mut pool, mut outcome), linear| {
+                        if outcome.error.is_none() {
+                            one(&mut pool, &mut outcome, linear);
+                        }
+                        (pool, outcome)
+                    },
+                )
+                .map(|(_, outcome)| outcome)
+                .reduce(|| Outcome::new(instructions), Outcome::merge)
+        };
+        match options.threads {
+            1 => {
+                let (mut pool, mut outcome) = (Vec::new(), Outcome::new(instructions));
+                for linear in 0..blocks {
+                    one(&mut pool, &mut outcome, linear);
+                    if outcome.error.is_some() {
+                        break;
+                    }
+                }
+                outcome
+            }
+            0 => fold(),
+            threads => match rayon::ThreadPoolBuilder::new().num_threads(threads).build() {
+                Ok(pool) => pool.install(fold),
+                // The host grants no more threads: one still gives the same result.
+                Err(_) => fold(),
+            },
+        }
+    };
+    let Outcome { tally, mut hazards, error } = outcome;
+    if let Some((_, error)) = error {
+        return Err(error);
+    }
+    let summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for conflict in summary.conflicts() {
+        let address = state.allocations[conflict.allocation].base + conflict.offset;
+        let place = Place {
+            block: conflict.later.block,
+            warp: conflict.later.warp,
+            lane: conflict.later.lane,
+            address: Some(address),
+            pc: conflict.later.pc,
+        };
+        let kind = HazardKind::Race {
+            space: Space::Global,
+            access: conflict.later.access,
+            other: other(&state, conflict.earlier),
+        };
+        hazards.add(&state, place, kind);
+    }
+    let (hazards, hazards_dropped) = hazards.finish(options.limits.hazards);
+    let counters = tally.finish(|pc| state.position(pc as u32));
+    Ok(Report { hazards, hazards_dropped, counters })
+}
+
+/// Blocks that may order their memory accesses among each other, or wait for each other: one host
+/// thread, in turn, so that the outcome does not depend on the host.
+fn run_together(state: &LaunchState<'_>, blocks: u32) -> Outcome {
+    let mut outcome = Outcome::new(state.program.code.len());
+    let mut pool = Vec::new();
+    let mut resident: VecDeque<Block> = VecDeque::new();
+    let mut next = 0;
+    let mut shadow = Default::default();
+    let mut sync = Default::default();
+    loop {
+        // Blocks start in order, and a new one only when those before it have finished or paused.
+        let mut block = if next < blocks && resident.len() < RESIDENT {
+            next += 1;
+            Block::new(state, next - 1, &mut pool)
+        } else if let Some(block) = resident.pop_front() {
+            block
+        } else {
+            return outcome;
+        };
+        std::mem::swap(&mut block.state.global_shadow, &mut shadow);
+        std::mem::swap(&mut block.state.global_sync, &mut sync);
+        let progress = block.run(state, BLOCK_TURN);
+        std::mem::swap(&mut block.state.global_shadow, &mut shadow);
+        std::mem::swap(&mut block.state.global_sync, &mut sync);
+        if progress == Progress::Paused {
+            resident.push_back(block);
+        } else {
+            outcome.add(block.recycle(&mut pool));
+            if outcome.error.is_some() {
+                return outcome;
+            }
+        }
+    }
+}
+
+fn prepare<'a>(launch: &Launch<'a>, memory: &Memory, options: &'a Options) -> Result<LaunchState<'a>, Error> {
+    let kernel = launch.kernel;
+    let refuse = |message: String| Err(Error::LaunchShape { message });
+    let blocks = launch.grid.iter().fold(1u64, |all, n| all.saturating_mul(u64::from(*n)));
+    let threads = launch.block.iter().fold(1u64, |all, n| all.saturating_mul(u64::from(*n)));
+    if launch.grid[0] > i32::MAX as u32 || launch.grid[1] > 65_535 || launch.grid[2] > 65_535 || blocks == 0 {
+        return refuse(format!("grid {:?}; the bounds are [2147483647, 65535, 65535]", launch.grid));
+    }
+    if blocks > options.limits.blocks.min(1 << 24) {
+        return Err(Error::Limit { what: "blocks of the grid", limit: options.limits.blocks.min(1 << 24) });
+    }
+    if launch.block[2] > 64 || threads > 1024 || threads == 0 {
+        return refuse(format!("block {:?}; a block has 1 to 1024 threads, at most 64 in z", launch.block));
+    }
+    if let Some(required) = kernel.required_threads
+        && required != launch.block
+    {
+        return refuse(format!("block {:?}; the kernel requires {required:?}", launch.block));
+    }
+    if let Some(maximum) = kernel.maximum_threads {
+        let bound = maximum.iter().fold(1u64, |all, n| all.saturating_mul(u64::from(*n)));
+        if threads > bound {
+            return refuse(format!("block {:?}; the kernel was compiled for at most {bound} threads", launch.block));
+        }
+    }
+    if launch.params.len() != kernel.parameters.len() {
+        return Err(Error::ParameterCount {
+            kernel: kernel.name.clone(),
+            expected_count: kernel.parameters.len(),
+            count: launch.params.len(),
+        });
+    }
+    let mut parameters = vec![0u8; kernel.parameter_bytes];
+    for (index, (declared, bytes)) in kernel.parameters.iter().zip(launch.params).enumerate() {
+        if declared.bytes != bytes.len() {
+            return Err(Error::ParameterSize {
+                index,
+                name: declared.name.clone(),
+                expected_bytes: declared.bytes,
+                bytes: bytes.len(),
+            });
+        }
+        parameters[declared.offset..declared.offset + declared.bytes].copy_from_slice(bytes);
+    }
+    let variables = memory.module_variables(&kernel.module)?;
+    let bindings = Bindings { parameters: &parameters, variables: &variables };
+    let program = decode::decode(kernel, bindings)?;
+    let bytes = program.shared.dynamic_offset.saturating_add(u64::from(launch.dynamic_shared_bytes));
+    let limit_bytes = options.shared_bytes_max;
+    let shared_bytes = u32::try_from(bytes).ok().filter(|bytes| *bytes <= limit_bytes);
+    let shared_bytes = shared_bytes.ok_or(Error::SharedMemory { bytes, limit_bytes })?;
+    let warps = threads.div_ceil(32);
+    let state_bytes = warps * (Registers::bytes(&program) + u64::from(program.local.bytes) * 64);
+    if state_bytes > options.limits.block_state_bytes {
+        return Err(Error::Limit {
+            what: "bytes for the registers and local memory of a block",
+            limit: options.limits.block_state_bytes,
+        });
+    }
+    Ok(LaunchState {
+        kernel,
+        kernel_name: Arc::from(kernel.name.as_str()),
+        program,
+        options,
+        allocations: memory.view(),
+        parameters,
+        grid: launch.grid,
+        block: launch.block,
+        warps: warps as usize,
+        dynamic_shared_bytes: launch.dynamic_shared_bytes,
+        shared_bytes,
+    })
+}

@@ -1,0 +1,353 @@
+//! Shadow of global memory. Inside a block (or between blocks of a kernel that orders its blocks
+//! with atomics) accesses are compared as they happen; blocks that cannot order each other are
+//! compared after the launch, which makes the outcome independent of the host's threads.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::clock::WarpClock;
+use super::{Actor, Event};
+use crate::hazard::Access;
+
+const PAGE_BYTES: u64 = 4096;
+/// Readers of one cell that are told apart when they are not ordered among each other.
+const READERS_MAX: usize = 8;
+
+const ATOMIC: u8 = 1;
+/// The cell has further readers in [`Page::readers`].
+const MORE_READERS: u8 = 2;
+const SEVERAL_LANES: u8 = 4;
+
+/// The last access of one sort; `time == 0`: none.
+#[derive(Debug, Clone, Copy, Default)]
+struct Stamp {
+    time: u32,
+    pc: u32,
+    block: u32,
+    warp: u8,
+    lane: u8,
+    flags: u8,
+}
+
+impl Stamp {
+    fn new(clock: &WarpClock, actor: Actor) -> Self {
+        Stamp {
+            time: clock.now,
+            pc: actor.pc,
+            block: actor.block,
+            warp: clock.warp as u8,
+            lane: actor.lane as u8,
+            flags: if actor.atomic { ATOMIC } else { 0 },
+        }
+    }
+
+    fn lane(self) -> Option<u32> {
+        (self.flags & SEVERAL_LANES == 0).then_some(u32::from(self.lane))
+    }
+
+    #[inline]
+    fn is_before(&self, clock: &WarpClock, actor: Actor) -> bool {
+        if self.time == 0 {
+            return true;
+        }
+        // The common case without the lane bookkeeping.
+        if self.block == actor.block && self.time <= clock.visible[usize::from(self.warp)] {
+            return true;
+        }
+        clock.sees(self.block, u32::from(self.warp), self.lane(), self.time, actor.lane)
+    }
+
+    fn event(self, read: bool) -> Event {
+        let access = match (self.flags & ATOMIC != 0, read) {
+            (true, _) => Access::Atomic,
+            (false, true) => Access::Read,
+            (false, false) => Access::Write,
+        };
+        Event { access, block: self.block, warp: u32::from(self.warp), lane: self.lane(), pc: self.pc }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Cell {
+    write: Stamp,
+    read: Stamp,
+}
+
+/// The cells of one page: one per word, until an access to part of a word makes them smaller.
+#[derive(Debug)]
+struct Page {
+    /// log2 of the bytes per cell.
+    shift: u32,
+    cells: Vec<Cell>,
+    readers: HashMap<u32, Vec<Stamp>>,
+}
+
+impl Page {
+    fn new() -> Self {
+        Page { shift: 2, cells: vec![Cell::default(); (PAGE_BYTES / 4) as usize], readers: HashMap::new() }
+    }
+
+    fn refine(&mut self, shift: u32) {
+        let times = 1usize << (self.shift - shift);
+        self.cells = self.cells.iter().flat_map(|cell| std::iter::repeat_n(*cell, times)).collect();
+        let readers = std::mem::take(&mut self.readers);
+        for (cell, stamps) in readers {
+            for part in 0..times as u32 {
+                self.readers.insert(cell * times as u32 + part, stamps.clone());
+            }
+        }
+        self.shift = shift;
+    }
+}
+
+/// What one block, or one launch whose blocks communicate, did to global memory.
+#[derive(Debug, Default)]
+pub(crate) struct GlobalShadow {
+    /// By allocation, then by page.
+    pages: Vec<Vec<Option<Box<Page>>>>,
+}
+
+impl GlobalShadow {
+    /// The page that holds `offset` of an allocation, with cells no larger than `bytes`.
+    #[inline]
+    fn page(&mut self, allocation: usize, offset: u64, bytes: u32) -> &mut Page {
+        if self.pages.len() <= allocation {
+            self.pages.resize_with(allocation + 1, Vec::new);
+        }
+        let pages = &mut self.pages[allocation];
+        let index = (offset / PAGE_BYTES) as usize;
+        if pages.len() <= index {
+            pages.resize_with(index + 1, || None);
+        }
+        let page = pages[index].get_or_insert_with(|| Box::new(Page::new()));
+        if bytes < 4 && bytes.trailing_zeros() < page.shift {
+            page.refine(bytes.trailing_zeros());
+        }
+        page
+    }
+
+    /// Checks and records a read of up to 16 aligned bytes.
+    #[inline]
+    pub fn read(
+        &mut self,
+        clock: &WarpClock,
+        actor: Actor,
+        allocation: usize,
+        offset: u64,
+        bytes: u32,
+    ) -> Option<Event> {
+        let page = self.page(allocation, offset, bytes);
+        let first = ((offset % PAGE_BYTES) >> page.shift) as usize;
+        let count = (bytes >> page.shift).max(1) as usize;
+        let mut conflict = None;
+        for index in first..first + count {
+            let cell = &mut page.cells[index];
+            let strong = actor.atomic && cell.write.flags & ATOMIC != 0;
+            if !strong && !cell.write.is_before(clock, actor) {
+                conflict = conflict.or(Some(cell.write.event(false)));
+            }
+            if actor.atomic {
+                continue;
+            }
+            let read = &mut cell.read;
+            let same_warp = read.block == actor.block && u32::from(read.warp) == clock.warp;
+            if same_warp && read.time == clock.now && read.time != 0 {
+                if u32::from(read.lane) != actor.lane {
+                    read.flags |= SEVERAL_LANES;
+                }
+                read.pc = actor.pc;
+            } else if same_warp || read.is_before(clock, actor) {
+                let more = read.flags & MORE_READERS;
+                *read = Stamp::new(clock, actor);
+                read.flags |= more;
+            } else {
+                // Another warp reads too: both must be ordered before a later write.
+                read.flags |= MORE_READERS;
+                let mut moved = *read;
+                moved.flags &= !MORE_READERS;
+                let readers = page.readers.entry(index as u32).or_default();
+                readers.retain(|r| r.block != moved.block || r.warp != moved.warp);
+                if readers.len() == READERS_MAX {
+                    readers.remove(0);
+                }
+                readers.push(moved);
+                *read = Stamp::new(clock, actor);
+                read.flags |= MORE_READERS;
+            }
+        }
+        conflict
+    }
+
+    /// Checks and records a write of up to 16 aligned bytes. `same_value`: see
+    /// [`super::shared::SharedShadow::write`].
+    #[inline]
+    pub fn write(
+        &mut self,
+        clock: &WarpClock,
+        actor: Actor,
+        allocation: usize,
+        offset: u64,
+        bytes: u32,
+        same_value: impl Fn() -> bool,
+    ) -> Option<Event> {
+        let page = self.page(allocation, offset, bytes);
+        let first = ((offset % PAGE_BYTES) >> page.shift) as usize;
+        let count = (bytes >> page.shift).max(1) as usize;
+        let mut conflict = None;
+        for index in first..first + count {
+            let cell = &mut page.cells[index];
+            let write = &cell.write;
+            if conflict.is_none() && !write.is_before(clock, actor) {
+                let strong = actor.atomic && write.flags & ATOMIC != 0;
+                let own = write.block == actor.block && u32::from(write.warp) == clock.warp;
+                let benign = own && write.pc == actor.pc && same_value();
+                if !strong && !benign {
+                    conflict = Some(write.event(false));
+                }
+            }
+            if conflict.is_none() && !cell.read.is_before(clock, actor) {
+                conflict = Some(cell.read.event(true));
+            }
+            if cell.read.flags & MORE_READERS != 0 {
+                for reader in page.readers.remove(&(index as u32)).unwrap_or_default() {
+                    if conflict.is_none() && !reader.is_before(clock, actor) {
+                        conflict = Some(reader.event(true));
+                    }
+                }
+            }
+            *cell = Cell { write: Stamp::new(clock, actor), read: Stamp::default() };
+            // A block that first reads and then writes is still a reader for the others, but a
+            // conflict with its write says the same.
+        }
+        conflict
+    }
+}
+
+/// An event in 64 bits, ordered by block first.
+fn pack(stamp: Stamp) -> u64 {
+    let lane = if stamp.flags & SEVERAL_LANES != 0 { 32 } else { u64::from(stamp.lane) };
+    u64::from(stamp.block) << 40 | u64::from(stamp.warp) << 35 | lane << 29 | u64::from(stamp.pc) & ((1 << 29) - 1)
+}
+
+fn unpack(packed: u64, access: Access) -> Event {
+    let lane = (packed >> 29 & 63) as u32;
+    Event {
+        access,
+        block: (packed >> 40) as u32,
+        warp: (packed >> 35 & 31) as u32,
+        lane: (lane < 32).then_some(lane),
+        pc: (packed & ((1 << 29) - 1)) as u32,
+    }
+}
+
+const NONE: u64 = u64::MAX;
+
+/// The lowest and highest block that touched a cell. Minimum and maximum do not depend on the order
+/// in which blocks finish.
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    low: u64,
+    high: u64,
+}
+
+impl Extent {
+    const EMPTY: Extent = Extent { low: NONE, high: 0 };
+
+    fn add(&mut self, stamp: Stamp) {
+        if stamp.time != 0 {
+            let packed = pack(stamp);
+            self.low = self.low.min(packed);
+            self.high = self.high.max(packed);
+        }
+    }
+
+    fn merge(&mut self, other: Extent) {
+        self.low = self.low.min(other.low);
+        self.high = self.high.max(other.high);
+    }
+
+    fn is_empty(self) -> bool {
+        self.low == NONE
+    }
+}
+
+#[derive(Debug)]
+struct SummaryPage {
+    shift: u32,
+    cells: Vec<(Extent, Extent)>,
+}
+
+/// What all blocks of a launch did to global memory, without order between them.
+#[derive(Debug, Default)]
+pub(crate) struct Summary {
+    pages: BTreeMap<(usize, usize), SummaryPage>,
+}
+
+/// Two blocks touched the same memory.
+pub(crate) struct BlockConflict {
+    pub allocation: usize,
+    pub offset: u64,
+    pub later: Event,
+    pub earlier: Event,
+}
+
+impl Summary {
+    /// Adds what a finished block did.
+    pub fn add(&mut self, shadow: &GlobalShadow) {
+        for (allocation, pages) in shadow.pages.iter().enumerate() {
+            for (index, page) in pages.iter().enumerate() {
+                let Some(page) = page else { continue };
+                let summary = self.pages.entry((allocation, index)).or_insert_with(|| SummaryPage {
+                    shift: page.shift,
+                    cells: vec![(Extent::EMPTY, Extent::EMPTY); page.cells.len()],
+                });
+                if page.shift < summary.shift {
+                    let times = 1usize << (summary.shift - page.shift);
+                    summary.cells = summary.cells.iter().flat_map(|c| std::iter::repeat_n(*c, times)).collect();
+                    summary.shift = page.shift;
+                }
+                let times = 1usize << (page.shift - summary.shift);
+                for (cells, cell) in summary.cells.chunks_mut(times).zip(&page.cells) {
+                    let (mut writes, mut reads) = (Extent::EMPTY, Extent::EMPTY);
+                    writes.add(cell.write);
+                    reads.add(cell.read);
+                    for (all_writes, all_reads) in cells {
+                        all_writes.merge(writes);
+                        all_reads.merge(reads);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Memory that one block wrote and another touched.
+    pub fn conflicts(&self) -> impl Iterator<Item = BlockConflict> {
+        self.pages.iter().flat_map(|(&(allocation, index), page)| {
+            page.cells.iter().enumerate().filter_map(move |(cell, (writes, reads))| {
+                let (later, earlier) = conflict(*writes, *reads)?;
+                let offset = index as u64 * PAGE_BYTES + ((cell as u64) << page.shift);
+                Some(BlockConflict { allocation, offset, later, earlier })
+            })
+        })
+    }
+}
+
+fn conflict(writes: Extent, reads: Extent) -> Option<(Event, Event)> {
+    if writes.is_empty() {
+        return None;
+    }
+    let (first, last) = (unpack(writes.low, Access::Write), unpack(writes.high, Access::Write));
+    if first.block != last.block {
+        return Some((last, first));
+    }
+    if reads.is_empty() {
+        return None;
+    }
+    let (low, high) = (unpack(reads.low, Access::Read), unpack(reads.high, Access::Read));
+    if high.block > first.block {
+        Some((high, first))
+    } else if low.block < first.block {
+        Some((first, low))
+    } else {
+        None
+    }
+}

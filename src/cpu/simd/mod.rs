@@ -1,0 +1,208 @@
+//! Loops over f32 that the compiler vectorises, compiled for several instruction sets and chosen at run time.
+
+#![allow(unsafe_code, reason = "run-time dispatch calls functions that need an instruction set, after checking for it")]
+
+use multiversion::multiversion;
+use multiversion::target::selected_target;
+
+/// Columns of the matrix product's register tile; row lengths in scratch memory are multiples of it.
+pub(crate) const LANES: usize = 32;
+/// Rows of the matrix product's register tile.
+pub(crate) const TILE_ROWS: usize = 4;
+
+/// A row-major matrix in scratch memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    pub values: &'a [f32],
+    /// Distance of neighbouring rows.
+    pub stride: usize,
+}
+
+/// `a * b + c`; fused where that is one instruction, and never a library call.
+#[inline(always)]
+fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// `c += a b` for row-major matrices of `size` `[m, n, k]`: `m` rows (a multiple of [`TILE_ROWS`]), `n` columns (a multiple of [`LANES`]).
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma", "x86_64+avx"))]
+pub(crate) fn multiply_accumulate<'a>(
+    a: Matrix<'a>,
+    b: Matrix<'a>,
+    c: &mut [f32],
+    c_stride: usize,
+    size: [usize; 3],
+) {
+    let [m, n, k] = size;
+    const FUSED: bool = selected_target!().supports_feature_str("fma") || cfg!(target_arch = "aarch64");
+    debug_assert!(m % TILE_ROWS == 0 && n % LANES == 0);
+    for column in (0..n).step_by(LANES) {
+        for row in (0..m).step_by(TILE_ROWS) {
+            let a_rows: [&[f32]; TILE_ROWS] = std::array::from_fn(|r| &a.values[(row + r) * a.stride..][..k]);
+            let mut sums = [[0.0f32; LANES]; TILE_ROWS];
+            for depth in 0..k {
+                let b_row: &[f32; LANES] =
+                    b.values[depth * b.stride + column..].first_chunk().expect("rows are padded to whole lanes");
+                for r in 0..TILE_ROWS {
+                    let scalar = a_rows[r][depth];
+                    for lane in 0..LANES {
+                        sums[r][lane] = multiply_add::<FUSED>(scalar, b_row[lane], sums[r][lane]);
+                    }
+                }
+            }
+            for r in 0..TILE_ROWS {
+                let c_row = &mut c[(row + r) * c_stride + column..][..LANES];
+                for lane in 0..LANES {
+                    c_row[lane] += sums[r][lane];
+                }
+            }
+        }
+    }
+}
+
+/// The largest of some values; `-inf` for none. NaN is ignored.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma", "x86_64+avx"))]
+pub(crate) fn max(values: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+        }
+    }
+    rest.iter().chain(&lanes).fold(f32::NEG_INFINITY, |max, value| max.max(*value))
+}
+
+/// Replaces each value by `2^((value - base) * factor)` and returns their sum.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma", "x86_64+avx"))]
+pub(crate) fn exp2_sum(values: &mut [f32], base: f32, factor: f32) -> f32 {
+    const FUSED: bool = selected_target!().supports_feature_str("fma") || cfg!(target_arch = "aarch64");
+    let mut lanes = [0.0f32; LANES];
+    let (chunks, rest) = values.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            chunk[lane] = exp2::<FUSED>((chunk[lane] - base) * factor);
+            lanes[lane] += chunk[lane];
+        }
+    }
+    let mut sum: f32 = lanes.iter().sum();
+    for value in rest {
+        *value = exp2::<FUSED>((*value - base) * factor);
+        sum += *value;
+    }
+    sum
+}
+
+/// `values *= factor`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma", "x86_64+avx"))]
+pub(crate) fn scale(values: &mut [f32], factor: f32) {
+    values.iter_mut().for_each(|value| *value *= factor);
+}
+
+/// The sum of `(value - center)^power`, power 1 or 2, in lanes.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma", "x86_64+avx"))]
+pub(crate) fn central_sum(values: &[f32], center: f32, power: u32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let term = |value: f32| if power == 1 { value - center } else { (value - center) * (value - center) };
+    for chunk in chunks {
+        for lane in 0..LANES {
+            lanes[lane] += term(chunk[lane]);
+        }
+    }
+    lanes.iter().sum::<f32>() + rest.iter().map(|value| term(*value)).sum::<f32>()
+}
+
+/// `2^x` for `x <= 0` (larger values overflow early), 0 below 2^-126, NaN for NaN.
+///
+/// `x = n + f` with integer n and `|f| <= 1/2`; `2^f` by its Taylor polynomial of degree 7 (remainder below 6e-9),
+/// `2^n` by exponent bits. A test holds the error to 2 ulp.
+#[inline(always)]
+fn exp2<const FUSED: bool>(x: f32) -> f32 {
+    /// Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
+    const ROUND: f32 = 12_582_912.0;
+    /// ln(2)^k / k!, highest power first.
+    const COEFFICIENTS: [f32; 8] = [
+        1.525_273_4e-5,
+        1.540_353_1e-4,
+        1.333_355_8e-3,
+        9.618_129e-3,
+        5.550_410_9e-2,
+        0.240_226_5,
+        0.693_147_2,
+        1.0,
+    ];
+    let bounded = if x < -126.0 { -126.0 } else { x };
+    let integer = (bounded + ROUND) - ROUND;
+    let fraction = bounded - integer;
+    let mut power = COEFFICIENTS[0];
+    for coefficient in &COEFFICIENTS[1..] {
+        power = multiply_add::<FUSED>(power, fraction, *coefficient);
+    }
+    // The integer part lies in [-126, 127] or belongs to a NaN or an overflow, whose bits do not matter.
+    let exponent = f32::from_bits((((integer as i32).wrapping_add(127)) as u32) << 23);
+    if x < -126.0 { 0.0 } else { power * exponent }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Distance in units of the last place of `exact`.
+    fn ulps(value: f32, exact: f64) -> f64 {
+        let rounded = exact as f32;
+        let ulp = f64::from(f32::from_bits(rounded.to_bits() + 1)) - f64::from(rounded);
+        (f64::from(value) - exact).abs() / ulp
+    }
+
+    #[test]
+    fn exp2_is_within_two_ulp() {
+        let mut worst = (0.0f64, 0.0f32);
+        for step in 0..2_000_000u32 {
+            let x = -(step as f32) * 6.25e-5;
+            let mut values = [x];
+            let sum = exp2_sum(&mut values, 0.0, 1.0);
+            assert_eq!(sum, values[0]);
+            let error = ulps(values[0], f64::from(x).exp2());
+            if error > worst.0 {
+                worst = (error, x);
+            }
+        }
+        assert!(worst.0 <= 2.0, "exp2({}) is {} ulp off", worst.1, worst.0);
+    }
+
+    #[test]
+    fn exp2_of_special_values() {
+        let mut values = [f32::NEG_INFINITY, 0.0, -1000.0, f32::NAN, -126.5, -1.0];
+        exp2_sum(&mut values, 0.0, 1.0);
+        assert_eq!((values[0], values[1], values[2], values[4], values[5]), (0.0, 1.0, 0.0, 0.0, 0.5));
+        assert!(values[3].is_nan());
+    }
+
+    #[test]
+    fn products_equal_scalar_sums() {
+        let (m, n, k) = (8, 64, 37);
+        let a: Vec<f32> = (0..m * k).map(|i| (i % 17) as f32 - 8.0).collect();
+        let b: Vec<f32> = (0..k * n).map(|i| (i % 23) as f32 - 11.0).collect();
+        let mut c = vec![1.0f32; m * n];
+        let (a_matrix, b_matrix) = (Matrix { values: &a, stride: k }, Matrix { values: &b, stride: n });
+        multiply_accumulate(a_matrix, b_matrix, &mut c, n, [m, n, k]);
+        for row in 0..m {
+            for column in 0..n {
+                // Small integers: the products and sums are exact in any order.
+                let exact: f32 = (0..k).map(|depth| a[row * k + depth] * b[depth * n + column]).sum();
+                assert_eq!(c[row * n + column], 1.0 + exact);
+            }
+        }
+    }
+
+    #[test]
+    fn sums_and_maxima_take_any_length() {
+        for length in [0, 1, 31, 32, 33, 100] {
+            let values: Vec<f32> = (0..length).map(|i| ((i * 7) % 11) as f32).collect();
+            assert_eq!(max(&values), values.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            assert_eq!(central_sum(&values, 1.0, 1), values.iter().map(|v| v - 1.0).sum::<f32>());
+            assert_eq!(central_sum(&values, 1.0, 2), values.iter().map(|v| (v - 1.0) * (v - 1.0)).sum::<f32>());
+        }
+    }
+}

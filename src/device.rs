@@ -1,0 +1,197 @@
+//! Where tensors live and operations run.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+use crate::target::Target;
+
+/// A device, with the stream that its work is ordered on. Cloning it shares both.
+///
+/// Its text form is `cpu`, `cuda:N` or `emulator:sm_80`, and [`str::parse`] reads it.
+///
+/// ```
+/// let device: warpfold::Device = "cpu".parse()?;
+/// assert_eq!(device, warpfold::Device::cpu());
+/// # Ok::<(), warpfold::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Device {
+    kind: Kind,
+    reason: Option<Reason>,
+}
+
+/// The CPU device, for views that borrow host memory.
+pub(crate) static CPU: Device = Device { kind: Kind::Cpu, reason: None };
+
+/// Why [`Device::best`] chose what it chose.
+type Reason = std::sync::Arc<str>;
+
+#[derive(Clone)]
+pub(crate) enum Kind {
+    Cpu,
+    #[cfg(feature = "cuda")]
+    Cuda(std::sync::Arc<crate::cuda::CudaDevice>),
+    #[cfg(feature = "emulator")]
+    Emulator(std::sync::Arc<crate::emulator::EmulatorDevice>),
+}
+
+/// A queue of work on a device, in the order of the calls. Calls on the CPU and on the emulator return when their
+/// result is complete; calls on a GPU return when they are queued.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    device: Device,
+}
+
+impl Stream {
+    /// The device that the stream belongs to.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Waits for all queued work, and reports the faults of kernels that ran before.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn synchronize(&self) -> Result<()> {
+        match &self.device.kind {
+            Kind::Cpu => Ok(()),
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(cuda) => cuda.synchronize(),
+            #[cfg(feature = "emulator")]
+            Kind::Emulator(_) => Ok(()),
+        }
+    }
+}
+
+impl Device {
+    #[cfg(any(feature = "cuda", feature = "emulator"))]
+    pub(crate) fn of(kind: Kind) -> Device {
+        Device { kind, reason: None }
+    }
+
+    /// The processor. Operations run on rayon's current thread pool.
+    pub fn cpu() -> Device {
+        CPU.clone()
+    }
+
+    /// GPU number `ordinal`, on a stream of its own.
+    ///
+    /// # Errors
+    /// [`Error::NoDriver`], [`Error::DriverTooOld`], [`Error::NoGpu`], [`Error::NoSuchDevice`],
+    /// [`Error::NoImage`], [`Error::KernelsNotBuilt`]; [`Error::FeatureDisabled`] without the feature `cuda`.
+    pub fn cuda(ordinal: usize) -> Result<Device> {
+        #[cfg(feature = "cuda")]
+        return Ok(Device::of(Kind::Cuda(crate::cuda::CudaDevice::open(ordinal)?)));
+        #[cfg(not(feature = "cuda"))]
+        {
+            let _ = ordinal;
+            Err(Error::FeatureDisabled { what: "a CUDA device", feature: "cuda" })
+        }
+    }
+
+    /// The GPU of a cudarc stream; all work is ordered on that stream.
+    ///
+    /// # Errors
+    /// As [`Device::cuda`].
+    #[cfg(feature = "cuda")]
+    pub fn cuda_on(stream: std::sync::Arc<cudarc::driver::CudaStream>) -> Result<Device> {
+        Ok(Device::of(Kind::Cuda(crate::cuda::CudaDevice::on_stream(stream)?)))
+    }
+
+    /// An emulated GPU: the compiled PTX of the real kernels, run on the CPU, with hazard checks.
+    /// [`crate::emulator::EmulatorBuilder`] sets schedule, seed and target.
+    ///
+    /// # Errors
+    /// [`Error::KernelsNotBuilt`].
+    #[cfg(feature = "emulator")]
+    pub fn emulator(arch: crate::variants::Arch) -> Result<Device> {
+        crate::emulator::EmulatorBuilder::new(arch).build()
+    }
+
+    /// The first CUDA device that is usable, else the CPU. [`Device::reason`] says why.
+    pub fn best() -> Device {
+        match Device::cuda(0) {
+            Ok(mut device) => {
+                device.reason = Some(format!("{device} is usable").into());
+                device
+            }
+            Err(error) => Device { kind: Kind::Cpu, reason: Some(format!("the CPU, because {error}").into()) },
+        }
+    }
+
+    /// Why [`Device::best`] chose this device; empty for a device that was asked for by name.
+    pub fn reason(&self) -> &str {
+        self.reason.as_deref().unwrap_or("")
+    }
+
+    /// What plans for this device may count on.
+    pub fn target(&self) -> Target {
+        match &self.kind {
+            Kind::Cpu => Target::Cpu,
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(cuda) => Target::Gpu(cuda.target()),
+            #[cfg(feature = "emulator")]
+            Kind::Emulator(emulator) => Target::Gpu(emulator.target()),
+        }
+    }
+
+    /// The stream that this device's work is ordered on.
+    pub fn stream(&self) -> Stream {
+        Stream { device: self.clone() }
+    }
+
+    pub(crate) fn kind(&self) -> &Kind {
+        &self.kind
+    }
+}
+
+/// Equal devices share memory: a tensor of one can be used on the other.
+impl PartialEq for Device {
+    fn eq(&self, other: &Device) -> bool {
+        match (&self.kind, &other.kind) {
+            (Kind::Cpu, Kind::Cpu) => true,
+            #[cfg(feature = "cuda")]
+            (Kind::Cuda(a), Kind::Cuda(b)) => a.shares_context(b),
+            #[cfg(feature = "emulator")]
+            (Kind::Emulator(a), Kind::Emulator(b)) => std::sync::Arc::ptr_eq(a, b),
+            #[cfg(any(feature = "cuda", feature = "emulator"))]
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Kind::Cpu => f.write_str("cpu"),
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(cuda) => write!(f, "cuda:{}", cuda.ordinal()),
+            #[cfg(feature = "emulator")]
+            Kind::Emulator(emulator) => write!(f, "emulator:{}", emulator.arch().name()),
+        }
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Device> {
+        let unknown = || Error::DeviceName { name: name.to_string() };
+        match name.split_once(':') {
+            None if name == "cpu" => Ok(Device::cpu()),
+            None if name == "best" => Ok(Device::best()),
+            None if name == "cuda" => Device::cuda(0),
+            Some(("cuda", ordinal)) => Device::cuda(ordinal.parse().map_err(|_| unknown())?),
+            #[cfg(feature = "emulator")]
+            Some(("emulator", "sm_80")) => Device::emulator(crate::variants::Arch::Sm80),
+            _ => Err(unknown()),
+        }
+    }
+}

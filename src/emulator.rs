@@ -1,0 +1,283 @@
+//! The emulator device: the compiled PTX of the real kernels, run on the CPU by [`ptx_emu`], with hazard checks.
+//!
+//! It takes the same [`LaunchPlan`] as a GPU. A kernel that commits a hazard (a race, an access outside of memory, a
+//! read of what nothing wrote, ...) fails the call with [`Error::Emulator`], which carries every report.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+pub use ptx_emu::{Checks, Completion, Counters, Limits, Numerics, Schedule, TensorCore};
+use ptx_emu::{Architecture, Memory, Module, Options};
+
+use crate::device::{Device, Kind};
+use crate::error::{Error, Result};
+use crate::images;
+use crate::plan::LaunchPlan;
+use crate::target::GpuTarget;
+use crate::tensor::{Data, DataMut, TensorMut, TensorRef};
+use crate::variants::{Arch, Variant};
+
+/// Sets up an emulated GPU.
+///
+/// ```no_run
+/// use warpfold::emulator::{EmulatorBuilder, Schedule};
+/// use warpfold::{GpuTarget, variants::Arch};
+/// let device = EmulatorBuilder::new(Arch::Sm80).target(GpuTarget::A40).schedule(Schedule::Random).seed(7).build()?;
+/// # Ok::<(), warpfold::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct EmulatorBuilder {
+    arch: Arch,
+    target: GpuTarget,
+    schedule: Schedule,
+    completion: Completion,
+    seed: u64,
+    numerics: Numerics,
+    tensor_core: TensorCore,
+    checks: Checks,
+    limits: Limits,
+    threads: Option<usize>,
+}
+
+impl EmulatorBuilder {
+    /// An A100, in-order schedule, latest completion of copies, all checks, rayon's current number of threads.
+    pub fn new(arch: Arch) -> EmulatorBuilder {
+        let target = match arch {
+            Arch::Sm80 => GpuTarget::A100,
+        };
+        EmulatorBuilder {
+            arch,
+            target,
+            schedule: Schedule::default(),
+            completion: Completion::default(),
+            seed: 0,
+            numerics: Numerics::default(),
+            tensor_core: TensorCore::default(),
+            checks: Checks::default(),
+            limits: Limits::default(),
+            threads: None,
+        }
+    }
+
+    /// Sets the limits that plans see and the emulator enforces.
+    pub fn target(mut self, target: GpuTarget) -> EmulatorBuilder {
+        self.target = target;
+        self
+    }
+
+    /// Sets the order in which warps and lanes make progress.
+    pub fn schedule(mut self, schedule: Schedule) -> EmulatorBuilder {
+        self.schedule = schedule;
+        self
+    }
+
+    /// Sets when asynchronous copies take place.
+    pub fn completion(mut self, completion: Completion) -> EmulatorBuilder {
+        self.completion = completion;
+        self
+    }
+
+    /// Sets the seed of everything random; one seed reproduces a run.
+    pub fn seed(mut self, seed: u64) -> EmulatorBuilder {
+        self.seed = seed;
+        self
+    }
+
+    /// Sets how instructions with a documented error round.
+    pub fn numerics(mut self, numerics: Numerics) -> EmulatorBuilder {
+        self.numerics = numerics;
+        self
+    }
+
+    /// Sets how the tensor cores add up.
+    pub fn tensor_core(mut self, tensor_core: TensorCore) -> EmulatorBuilder {
+        self.tensor_core = tensor_core;
+        self
+    }
+
+    /// Sets which hazards are looked for.
+    pub fn checks(mut self, checks: Checks) -> EmulatorBuilder {
+        self.checks = checks;
+        self
+    }
+
+    /// Sets bounds on what one launch may use.
+    pub fn limits(mut self, limits: Limits) -> EmulatorBuilder {
+        self.limits = limits;
+        self
+    }
+
+    /// Sets the threads that blocks are spread over.
+    pub fn threads(mut self, threads: usize) -> EmulatorBuilder {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Makes the device.
+    ///
+    /// # Errors
+    /// [`Error::KernelsNotBuilt`].
+    pub fn build(self) -> Result<Device> {
+        images::check_built()?;
+        let architecture = match (self.target.compute_capability.major, self.target.compute_capability.minor) {
+            (8, 6 | 7) => Architecture::Sm86,
+            (8, 9) => Architecture::Sm89,
+            _ => Architecture::Sm80,
+        };
+        let mut options = Options::new(architecture)
+            .schedule(self.schedule)
+            .completion(self.completion)
+            .seed(self.seed)
+            .numerics(self.numerics)
+            .tensor_core(self.tensor_core)
+            .checks(self.checks)
+            .limits(self.limits)
+            .shared_bytes_max(self.target.shared_bytes_max);
+        if let Some(threads) = self.threads {
+            options = options.threads(threads);
+        }
+        Ok(Device::of(Kind::Emulator(Arc::new(EmulatorDevice {
+            arch: self.arch,
+            target: self.target,
+            options,
+            memory: Arc::new(Memory::new()),
+            last: Mutex::new(None),
+        }))))
+    }
+}
+
+/// What the last kernel that ran on an emulator device cost; `None` for another device, or before the first kernel.
+pub fn last_counters(device: &Device) -> Option<Counters> {
+    match device.kind() {
+        Kind::Emulator(emulator) => emulator.last.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        _ => None,
+    }
+}
+
+/// One emulated GPU with its memory.
+pub(crate) struct EmulatorDevice {
+    arch: Arch,
+    target: GpuTarget,
+    options: Options,
+    memory: Arc<Memory>,
+    last: Mutex<Option<Counters>>,
+}
+
+impl EmulatorDevice {
+    pub fn arch(&self) -> Arch {
+        self.arch
+    }
+
+    pub fn target(&self) -> GpuTarget {
+        self.target
+    }
+
+    /// Memory that nothing wrote yet.
+    pub fn allocate(&self, size_bytes: usize) -> Result<Buffer> {
+        let address = self.memory.allocate(size_bytes.max(1) as u64, 256).map_err(emulator_error)?;
+        Ok(Buffer { memory: self.memory.clone(), address, size_bytes })
+    }
+
+    /// Runs a kernel to its end.
+    pub fn launch(
+        &self,
+        plan: &LaunchPlan,
+        reads: &[Option<TensorRef<'_>>],
+        writes: &mut [Option<&mut TensorMut<'_>>],
+    ) -> Result<()> {
+        let mut params = plan.params;
+        let words = params.words_mut();
+        let offset_bytes = |layout: &crate::tensor::Layout, dtype: crate::DType| {
+            (layout.offset() * dtype.size_bytes()) as u64
+        };
+        for (index, read) in reads.iter().enumerate() {
+            let Some(tensor) = read else { continue };
+            let Data::Emulator(buffer) = tensor.data() else { return Err(self.foreign(tensor.device())) };
+            words[index] = buffer.address() + offset_bytes(tensor.layout(), tensor.dtype());
+        }
+        for (index, write) in (reads.len()..).zip(writes.iter_mut()) {
+            let Some(tensor) = write else { continue };
+            let offset = offset_bytes(tensor.layout(), tensor.dtype());
+            let device = tensor.device();
+            let DataMut::Emulator(buffer) = tensor.data_mut() else { return Err(self.foreign(device)) };
+            words[index] = buffer.address() + offset;
+        }
+        let module = module(plan.variant)?;
+        let launch = ptx_emu::Launch {
+            kernel: module.kernel(&plan.variant.name()).map_err(emulator_error)?,
+            grid: plan.grid,
+            block: plan.block,
+            dynamic_shared_bytes: plan.shared_bytes,
+            params: &[bytemuck::cast_slice(words)],
+        };
+        let report = ptx_emu::run(&launch, &self.memory, &self.options).map_err(emulator_error)?;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.counters);
+        if report.hazards.is_empty() {
+            return Ok(());
+        }
+        let reports: Vec<String> = report.hazards.iter().map(ToString::to_string).collect();
+        Err(Error::Emulator { detail: format!("{} hazard(s)\n{}", reports.len(), reports.join("\n")) })
+    }
+
+    fn foreign(&self, device: &Device) -> Error {
+        Error::DeviceMismatch {
+            tensor: "a tensor",
+            device: device.to_string(),
+            expected: format!("emulator:{}", self.arch.name()),
+        }
+    }
+}
+
+/// The parsed PTX of a kernel, parsed once a process.
+fn module(variant: &Variant) -> Result<Arc<Module>> {
+    static MODULES: OnceLock<Mutex<HashMap<Variant, Arc<Module>>>> = OnceLock::new();
+    let mut modules = MODULES.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(module) = modules.get(variant) {
+        return Ok(module.clone());
+    }
+    let name = variant.name();
+    let unusable = |detail: String| Error::Image { kernel: name.clone(), detail };
+    let compressed = images::find(&name)?
+        .annotated_ptx
+        .ok_or_else(|| unusable("it was built without the text that the emulator runs".to_string()))?;
+    let text = String::from_utf8(images::unpack(&name, compressed)?).map_err(|error| unusable(error.to_string()))?;
+    let module = Arc::new(Module::parse(&text).map_err(|error| unusable(error.to_string()))?);
+    modules.insert(*variant, module.clone());
+    Ok(module)
+}
+
+fn emulator_error(error: ptx_emu::Error) -> Error {
+    Error::Emulator { detail: error.to_string() }
+}
+
+/// The memory of a tensor on an emulator device.
+pub(crate) struct Buffer {
+    memory: Arc<Memory>,
+    address: u64,
+    size_bytes: usize,
+}
+
+impl Buffer {
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub fn size_bytes(&self) -> usize {
+        self.size_bytes
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.memory.write(self.address, bytes).map_err(emulator_error)
+    }
+
+    pub fn read(&self, bytes: &mut [u8]) -> Result<()> {
+        self.memory.read(self.address, bytes).map_err(emulator_error)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // The address came from `allocate` and is freed here only, so that freeing cannot fail.
+        let _ = self.memory.free(self.address);
+    }
+}

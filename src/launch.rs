@@ -1,0 +1,62 @@
+//! The seam between a plan and the devices that run kernels.
+
+use crate::device::{Device, Kind};
+use crate::error::{Error, Result};
+use crate::plan::LaunchPlan;
+use crate::tensor::{TensorMut, TensorRef};
+
+/// Runs a planned kernel on the device. `reads` and `writes` are in the order of the addresses with which the
+/// kernel's parameter struct begins; `None` is an absent tensor.
+pub(crate) fn launch(
+    device: &Device,
+    plan: &LaunchPlan,
+    reads: &[Option<TensorRef<'_>>],
+    writes: &mut [Option<&mut TensorMut<'_>>],
+) -> Result<()> {
+    match device.kind() {
+        #[cfg(feature = "cuda")]
+        Kind::Cuda(cuda) => cuda.launch(plan, reads, writes),
+        #[cfg(feature = "emulator")]
+        Kind::Emulator(emulator) => emulator.launch(plan, reads, writes),
+        Kind::Cpu => {
+            let _ = (reads, writes);
+            Err(Error::PlanMismatch {
+                what: "the device",
+                given: device.to_string(),
+                planned: format!("a GPU, for kernel {}", plan.variant.name()),
+            })
+        }
+    }
+}
+
+/// Does beforehand what the first launch of a plan would do: loads its kernel.
+pub(crate) fn prepare(device: &Device, plan: &LaunchPlan) -> Result<()> {
+    match device.kind() {
+        #[cfg(feature = "cuda")]
+        Kind::Cuda(cuda) => cuda.prepare(plan),
+        #[cfg(feature = "emulator")]
+        Kind::Emulator(_) => Ok(()),
+        Kind::Cpu => {
+            let _ = plan;
+            Ok(())
+        }
+    }
+}
+
+/// Every tensor of a call must be on the device that runs it.
+pub(crate) fn check_devices(
+    device: &Device,
+    read_names: &[&'static str],
+    reads: &[Option<TensorRef<'_>>],
+    write_names: &[&'static str],
+    writes: &[Option<&mut TensorMut<'_>>],
+) -> Result<()> {
+    let reads = read_names.iter().zip(reads).filter_map(|(name, read)| Some((name, read.as_ref()?.device())));
+    let writes = write_names.iter().zip(writes).filter_map(|(name, write)| Some((name, write.as_ref()?.device())));
+    for (name, on) in reads.chain(writes) {
+        if on != device {
+            return Err(Error::DeviceMismatch { tensor: name, device: on.to_string(), expected: device.to_string() });
+        }
+    }
+    Ok(())
+}

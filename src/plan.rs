@@ -1,0 +1,194 @@
+//! What a GPU would be told, as plain data: pure functions, no driver, no I/O.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+use crate::params::{AttentionForwardParams, LayerNormForwardParams, SoftmaxForwardParams};
+use crate::target::{GpuTarget, Target};
+use crate::tensor::TensorSpec;
+use crate::variants::{Arch, Operation, Tile, VARIANTS, Variant};
+
+/// One kernel launch. Its parameters are complete but for the tensors' addresses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaunchPlan {
+    /// The kernel.
+    pub variant: &'static Variant,
+    /// Blocks of the grid.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// Dynamic shared memory of a block in bytes.
+    pub shared_bytes: u32,
+    pub(crate) params: Params,
+}
+
+impl LaunchPlan {
+    /// A linear grid of the variant's blocks.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] over the 2^31 - 1 blocks that a grid can have.
+    pub(crate) fn linear(variant: &'static Variant, blocks: usize, params: Params) -> Result<LaunchPlan> {
+        let blocks = to_i32("the number of thread blocks", blocks)? as u32;
+        Ok(LaunchPlan {
+            variant,
+            grid: [blocks, 1, 1],
+            block: [variant.threads(), 1, 1],
+            shared_bytes: variant.shared_bytes(),
+            params,
+        })
+    }
+}
+
+impl fmt::Display for LaunchPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [grid, ..] = self.grid;
+        let [block, ..] = self.block;
+        write!(f, "kernel {}: {grid} blocks of {block} threads", self.variant.name())?;
+        match self.variant.tile {
+            Tile::Attention { block_q, block_kv, .. } => {
+                write!(f, ", {block_q} query rows a block, tiles of {block_kv} keys")?;
+            }
+            Tile::Rows { threads_per_row, rows_per_block, vectors: 0 } => {
+                write!(f, ", {rows_per_block} row(s) a block, {threads_per_row} threads a row, streamed")?;
+            }
+            Tile::Rows { threads_per_row, rows_per_block, vectors } => write!(
+                f,
+                ", {rows_per_block} row(s) a block, {threads_per_row} threads a row, {vectors} vector(s) of 16 bytes a thread"
+            )?,
+        }
+        write!(f, ", {} bytes of shared memory", self.shared_bytes)
+    }
+}
+
+/// A kernel's parameter struct. Every struct begins with its tensors' addresses.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Params {
+    AttentionForward(AttentionForwardParams),
+    SoftmaxForward(SoftmaxForwardParams),
+    LayerNormForward(LayerNormForwardParams),
+}
+
+#[cfg(any(feature = "cuda", feature = "emulator"))]
+impl Params {
+    /// The struct as 8-byte words; the first of them are the addresses.
+    pub(crate) fn words_mut(&mut self) -> &mut [u64] {
+        match self {
+            Params::AttentionForward(params) => bytemuck::cast_slice_mut(std::slice::from_mut(params)),
+            Params::SoftmaxForward(params) => bytemuck::cast_slice_mut(std::slice::from_mut(params)),
+            Params::LayerNormForward(params) => bytemuck::cast_slice_mut(std::slice::from_mut(params)),
+        }
+    }
+}
+
+/// How a plan runs.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Execution {
+    /// On the processor, from the problem itself.
+    Cpu,
+    /// By one kernel launch.
+    Launch(LaunchPlan),
+}
+
+impl Execution {
+    /// Whether a device can run what was planned for `planned`.
+    pub(crate) fn check_target(&self, planned: &Target, given: &Target) -> Result<()> {
+        let fits = match (self, given) {
+            (Execution::Cpu, Target::Cpu) => true,
+            (Execution::Launch(launch), Target::Gpu(gpu)) => runs_on(launch.variant, gpu),
+            _ => false,
+        };
+        if fits {
+            return Ok(());
+        }
+        Err(Error::PlanMismatch { what: "the device", given: given.to_string(), planned: planned.to_string() })
+    }
+}
+
+/// The first row of the table that runs on the target and accepts the problem.
+pub(crate) fn choose(
+    operation: Operation,
+    target: &GpuTarget,
+    accepts: impl Fn(&Variant) -> bool,
+) -> Option<&'static Variant> {
+    VARIANTS.iter().find(|variant| {
+        variant.operation == operation && runs_on(variant, target) && accepts(variant)
+    })
+}
+
+fn runs_on(variant: &Variant, target: &GpuTarget) -> bool {
+    let capability = target.compute_capability;
+    let arch_fits = match variant.arch {
+        Arch::Sm80 => capability.major >= 8,
+    };
+    arch_fits && variant.shared_bytes() <= target.shared_bytes_max
+}
+
+/// `value` as the kernels' 32-bit index type.
+pub(crate) fn to_i32(what: &'static str, value: usize) -> Result<i32> {
+    i32::try_from(value).map_err(|_| Error::TooLarge { what, value, limit: i32::MAX as usize })
+}
+
+/// The last dimension must be contiguous: every kernel reads whole rows.
+pub(crate) fn check_last_stride(tensor: &'static str, spec: &TensorSpec) -> Result<()> {
+    let layout = &spec.layout;
+    match (layout.shape().last(), layout.strides().last()) {
+        (Some(size), Some(stride)) if *size > 1 && *stride != 1 => Err(Error::LastStride {
+            tensor,
+            stride: *stride,
+            shape: layout.shape_dims(),
+            strides: layout.stride_dims(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// An output's elements must not share memory.
+pub(crate) fn check_output(tensor: &'static str, spec: &TensorSpec) -> Result<()> {
+    check_last_stride(tensor, spec)?;
+    if spec.layout.overlaps() {
+        return Err(Error::Overlap {
+            tensor,
+            shape: spec.layout.shape_dims(),
+            strides: spec.layout.stride_dims(),
+        });
+    }
+    Ok(())
+}
+
+/// A dimension's stride in bytes; 0 for a dimension of one entry, whose stride nothing reads.
+pub(crate) fn stride_bytes(spec: &TensorSpec, axis: usize) -> i64 {
+    if spec.layout.shape()[axis] <= 1 {
+        return 0;
+    }
+    // The reach of a layout's dimensions was checked to stay below isize::MAX elements when it was made.
+    (spec.layout.strides()[axis] * spec.dtype.size_bytes()) as i64
+}
+
+/// A call's property must be the one that the plan was made for.
+pub(crate) fn check_planned<T: PartialEq + fmt::Debug>(what: &'static str, given: &T, planned: &T) -> Result<()> {
+    if given == planned {
+        return Ok(());
+    }
+    Err(Error::PlanMismatch { what, given: format!("{given:?}"), planned: format!("{planned:?}") })
+}
+
+/// A tensor must have the planned type, shape and strides, and be aligned no worse. Its offset may differ.
+pub(crate) fn check_planned_tensor(what: &'static str, given: &TensorSpec, planned: &TensorSpec) -> Result<()> {
+    let fits = given.dtype == planned.dtype
+        && given.layout.shape() == planned.layout.shape()
+        && given.layout.strides() == planned.layout.strides()
+        && given.alignment_bytes >= planned.alignment_bytes;
+    if fits {
+        return Ok(());
+    }
+    let show = |spec: &TensorSpec| {
+        format!(
+            "{} of shape {}, strides {}, {}-byte aligned",
+            spec.dtype,
+            spec.layout.shape_dims(),
+            spec.layout.stride_dims(),
+            spec.alignment_bytes
+        )
+    };
+    Err(Error::PlanMismatch { what, given: show(given), planned: show(planned) })
+}

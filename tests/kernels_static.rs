@@ -1,0 +1,193 @@
+//! What the compiled kernels must be, seen in their machine code: no local memory, the instructions they are written
+//! around, registers within the budgets of the table. Needs no GPU, but the CUDA compiler and its disassembler.
+
+#![cfg(feature = "cuda")]
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::{env, fs};
+
+use rayon::prelude::*;
+use warpfold::variants::{Operation, VARIANTS, Variant};
+
+#[path = "../build/ptx.rs"]
+mod ptx;
+
+/// Says that a test cannot run here; not through `println`, which the test harness keeps to itself.
+fn skipped(test: &str, reason: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
+}
+
+/// A program of the toolkit, where `cargo xtask toolkit` puts it or in PATH.
+fn tool(name: &str) -> Option<PathBuf> {
+    let pinned = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/toolkit/nvidia/cu13/bin").join(name);
+    let in_path = env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(name)).collect::<Vec<_>>();
+    std::iter::once(pinned).chain(in_path).find(|path| path.is_file())
+}
+
+/// A file of our own for a test.
+fn scratch(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{name}", std::process::id()))
+}
+
+fn run(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().expect("the program starts");
+    assert!(status.success(), "{command:?} failed:\n{}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).expect("the program writes UTF-8")
+}
+
+/// The base opcodes in a disassembly: `HMMA` of `/*0a10*/  @!P0 HMMA.16816.F32 R4, R8, R12, R4 ;`.
+fn opcodes(disassembly: &str) -> BTreeSet<&str> {
+    let instructions = disassembly.lines().filter_map(|line| line.trim().strip_prefix("/*")?.split_once("*/"));
+    instructions
+        .filter_map(|(_, text)| text.split_whitespace().find(|word| !word.starts_with('@')))
+        .filter_map(|word| word.split(['.', ';']).next())
+        .collect()
+}
+
+/// The register count in a disassembly: the second word below `//----- nvinfo : EIATTR_REGCOUNT`.
+fn registers(disassembly: &str) -> Option<u32> {
+    let words = disassembly.split("EIATTR_REGCOUNT").nth(1)?.split(".word").skip(1);
+    let count = words.filter_map(|rest| rest.trim_start().strip_prefix("0x")).next()?;
+    u32::from_str_radix(count.get(..8)?, 16).ok()
+}
+
+#[test]
+fn every_row_of_the_table_is_compiled() {
+    let kernels = warpfold::kernels();
+    if kernels.is_empty() {
+        return skipped("every_row_of_the_table_is_compiled", "this build has no CUDA compiler");
+    }
+    let compiled: Vec<String> = kernels.iter().map(|kernel| kernel.name.to_string()).collect();
+    assert_eq!(compiled, VARIANTS.map(|variant| variant.name()));
+    assert!(warpfold::kernel_compiler().starts_with("nvcc "), "{:?}", warpfold::kernel_compiler());
+}
+
+/// What is wrong with the code of a kernel.
+fn complaints(variant: &Variant, disassembly: &str) -> Vec<String> {
+    let opcodes = opcodes(disassembly);
+    assert!(opcodes.contains("EXIT"), "this is no disassembly:\n{disassembly}");
+    let mut complaints = Vec::new();
+    for forbidden in ["LDL", "STL"] {
+        if opcodes.contains(forbidden) {
+            complaints.push(format!("uses local memory ({forbidden})"));
+        }
+    }
+    if variant.operation == Operation::AttentionForward {
+        let missing = ["HMMA", "LDSM", "LDGSTS"].into_iter().filter(|needed| !opcodes.contains(needed));
+        complaints.extend(missing.map(|needed| format!("has no {needed}")));
+    }
+    match registers(disassembly) {
+        Some(count) if count <= variant.budget.registers => {}
+        Some(count) => complaints.push(format!("uses {count} registers of {}", variant.budget.registers)),
+        None => complaints.push("does not say how many registers it uses".to_string()),
+    }
+    complaints
+}
+
+/// Local memory is where spilled registers and indexed arrays go: one access in an inner loop halves the speed.
+/// HMMA are the tensor cores, LDSM is ldmatrix, LDGSTS is cp.async.
+#[test]
+fn machine_code_is_as_intended() {
+    let kernels = warpfold::kernels();
+    if kernels.is_empty() {
+        return skipped("machine_code_is_as_intended", "this build has no CUDA compiler");
+    }
+    let Some(nvdisasm) = tool("nvdisasm") else {
+        return skipped("machine_code_is_as_intended", "there is no nvdisasm; `cargo xtask toolkit` installs it");
+    };
+    let variant = |name: &str| -> &Variant {
+        VARIANTS.iter().find(|variant| variant.name() == name).expect("every kernel has a row in the table")
+    };
+    let disassemble = |name: &str, arch: u32| {
+        let code = warpfold::cuda::image(name, arch).expect("the kernel has code for its architectures");
+        let file = scratch(&format!("{name}-{arch}.cubin"));
+        fs::write(&file, code).expect("the folder is writable");
+        let disassembly = run(Command::new(&nvdisasm).arg(&file));
+        fs::remove_file(&file).expect("the file is ours");
+        disassembly
+    };
+    let images: Vec<(&str, u32)> =
+        kernels.iter().flat_map(|kernel| kernel.architectures.iter().map(|&arch| (kernel.name, arch))).collect();
+    let complaints: Vec<String> = images
+        .par_iter()
+        .flat_map_iter(|&(name, arch)| {
+            let complaints = complaints(variant(name), &disassemble(name, arch));
+            complaints.into_iter().map(move |complaint| format!("{name} for sm_{arch} {complaint}"))
+        })
+        .collect();
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+/// The emulator runs the text with source positions, GPUs get the text without: they must be the same code.
+#[test]
+fn the_text_for_gpus_is_what_nvcc_writes_without_source_positions() {
+    let name = "the_text_for_gpus_is_what_nvcc_writes_without_source_positions";
+    if warpfold::kernels().is_empty() {
+        return skipped(name, "this build has no CUDA compiler");
+    }
+    let Some(nvcc) = tool("nvcc") else { return skipped(name, "there is no nvcc under target/toolkit or in PATH") };
+    let mut seen = BTreeSet::new();
+    for variant in VARIANTS.iter().filter(|variant| seen.insert(variant.source())) {
+        let compile = |further: &[&str]| {
+            let file = scratch(&format!("{}{}.ptx", variant.name(), further.concat()));
+            let mut command = Command::new(&nvcc);
+            command
+                .current_dir(env!("CARGO_MANIFEST_DIR"))
+                .args(["-O3", "-std=c++17", "-ptx", "-Ikernels"])
+                .args(further);
+            command.arg(format!("-arch={}", variant.arch.virtual_name()));
+            command.args(variant.defines().iter().map(|(name, value)| format!("-D{name}={value}")));
+            command.arg(Path::new("kernels").join(variant.source())).arg("-o").arg(&file);
+            run(&mut command);
+            let text = fs::read_to_string(&file).expect("nvcc wrote the file");
+            fs::remove_file(&file).expect("the file is ours");
+            text
+        };
+        let (plain, annotated) = (compile(&[]), compile(&["-lineinfo"]));
+        assert!(annotated.contains("\t.loc\t"), "-lineinfo adds source positions");
+        let stripped = ptx::for_gpu(&annotated, "99.0");
+        assert!(stripped.trim_end() == plain.trim_end(), "{}: the texts differ", variant.name());
+    }
+}
+
+#[test]
+fn only_source_positions_are_stripped() {
+    let text = "\
+.version 9.0
+.target sm_80
+.visible .entry k(.param .u64 p) {
+\t.local .align 4 .b8 \t__local_depot0[256];
+\t.loc\t1 3 1
+\tmov.u32 \t%r1, 0;
+$L__BB0_1:
+\tret;
+}
+\t.file\t1 \"/home/someone/kernels/lib/tile.cuh\"
+\t.file\t2 \"/opt/cuda/bin/..//include/cuda_fp16.hpp\"
+\t.section\t.debug_str
+\t{
+$L__info_string0:
+.b8 95,90,0
+\t}
+";
+    let stripped = "\
+.version 7.8
+.target sm_80
+.visible .entry k(.param .u64 p) {
+\t.local .align 4 .b8 \t__local_depot0[256];
+\tmov.u32 \t%r1, 0;
+$L__BB0_1:
+\tret;
+}
+";
+    assert_eq!(ptx::for_gpu(text, "7.8"), stripped);
+    assert_eq!(ptx::for_gpu(stripped, "8.0"), stripped, "a version is never raised");
+
+    let relative = ptx::with_relative_paths(text, &["kernels/a.cu".into(), "kernels/lib/tile.cuh".into()]);
+    assert!(relative.contains("\t.file\t1 \"kernels/lib/tile.cuh\"\n"), "{relative}");
+    assert!(relative.contains("\t.file\t2 \"cuda/cuda_fp16.hpp\"\n"), "{relative}");
+    assert_eq!(relative.lines().count(), text.lines().count());
+}
