@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-pub use ptx_emu::{Checks, Completion, Counters, Limits, Numerics, Schedule, TensorCore};
 use ptx_emu::{Architecture, Memory, Module, Options};
+pub use ptx_emu::{Checks, Completion, Counters, Limits, Numerics, Schedule, TensorCore};
 
 use crate::device::{Device, Kind};
 use crate::error::{Error, Result};
@@ -37,6 +37,7 @@ pub struct EmulatorBuilder {
     checks: Checks,
     limits: Limits,
     threads: Option<usize>,
+    replaced: HashMap<String, String>,
 }
 
 impl EmulatorBuilder {
@@ -56,6 +57,7 @@ impl EmulatorBuilder {
             checks: Checks::default(),
             limits: Limits::default(),
             threads: None,
+            replaced: HashMap::new(),
         }
     }
 
@@ -113,10 +115,16 @@ impl EmulatorBuilder {
         self
     }
 
+    /// Runs other PTX in place of an embedded kernel: how the mutation suite plants its bugs.
+    pub fn replace_kernel(mut self, name: impl Into<String>, ptx: impl Into<String>) -> EmulatorBuilder {
+        self.replaced.insert(name.into(), ptx.into());
+        self
+    }
+
     /// Makes the device.
     ///
     /// # Errors
-    /// [`Error::KernelsNotBuilt`].
+    /// [`Error::KernelsNotBuilt`]; [`Error::Image`] when the PTX of a replaced kernel does not parse.
     pub fn build(self) -> Result<Device> {
         images::check_built()?;
         let architecture = match (self.target.compute_capability.major, self.target.compute_capability.minor) {
@@ -136,12 +144,15 @@ impl EmulatorBuilder {
         if let Some(threads) = self.threads {
             options = options.threads(threads);
         }
+        let parse = |(name, text): (&String, &String)| Ok((name.clone(), Arc::new(parse(name, text)?)));
+        let replaced = self.replaced.iter().map(parse).collect::<Result<_>>()?;
         Ok(Device::of(Kind::Emulator(Arc::new(EmulatorDevice {
             arch: self.arch,
             target: self.target,
             options,
             memory: Arc::new(Memory::new()),
             last: Mutex::new(None),
+            replaced,
         }))))
     }
 }
@@ -161,6 +172,7 @@ pub(crate) struct EmulatorDevice {
     options: Options,
     memory: Arc<Memory>,
     last: Mutex<Option<Counters>>,
+    replaced: HashMap<String, Arc<Module>>,
 }
 
 impl EmulatorDevice {
@@ -187,9 +199,8 @@ impl EmulatorDevice {
     ) -> Result<()> {
         let mut params = plan.params;
         let words = params.words_mut();
-        let offset_bytes = |layout: &crate::tensor::Layout, dtype: crate::DType| {
-            (layout.offset() * dtype.size_bytes()) as u64
-        };
+        let offset_bytes =
+            |layout: &crate::tensor::Layout, dtype: crate::DType| (layout.offset() * dtype.size_bytes()) as u64;
         for (index, read) in reads.iter().enumerate() {
             let Some(tensor) = read else { continue };
             let Data::Emulator(buffer) = tensor.data() else { return Err(self.foreign(tensor.device())) };
@@ -202,9 +213,13 @@ impl EmulatorDevice {
             let DataMut::Emulator(buffer) = tensor.data_mut() else { return Err(self.foreign(device)) };
             words[index] = buffer.address() + offset;
         }
-        let module = module(plan.variant)?;
+        let name = plan.variant.name();
+        let module = match self.replaced.get(&name) {
+            Some(module) => module.clone(),
+            None => embedded(plan.variant, &name)?,
+        };
         let launch = ptx_emu::Launch {
-            kernel: module.kernel(&plan.variant.name()).map_err(emulator_error)?,
+            kernel: module.kernel(&name).map_err(emulator_error)?,
             grid: plan.grid,
             block: plan.block,
             dynamic_shared_bytes: plan.shared_bytes,
@@ -228,22 +243,28 @@ impl EmulatorDevice {
     }
 }
 
-/// The parsed PTX of a kernel, parsed once a process.
-fn module(variant: &Variant) -> Result<Arc<Module>> {
+/// The parsed PTX of an embedded kernel, parsed once a process.
+fn embedded(variant: &Variant, name: &str) -> Result<Arc<Module>> {
     static MODULES: OnceLock<Mutex<HashMap<Variant, Arc<Module>>>> = OnceLock::new();
     let mut modules = MODULES.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(module) = modules.get(variant) {
         return Ok(module.clone());
     }
-    let name = variant.name();
-    let unusable = |detail: String| Error::Image { kernel: name.clone(), detail };
-    let compressed = images::find(&name)?
+    let compressed = images::find(name)?
         .annotated_ptx
-        .ok_or_else(|| unusable("it was built without the text that the emulator runs".to_string()))?;
-    let text = String::from_utf8(images::unpack(&name, compressed)?).map_err(|error| unusable(error.to_string()))?;
-    let module = Arc::new(Module::parse(&text).map_err(|error| unusable(error.to_string()))?);
+        .ok_or_else(|| unusable(name, "it was built without the text that the emulator runs"))?;
+    let text = String::from_utf8(images::unpack(name, compressed)?).map_err(|error| unusable(name, error))?;
+    let module = Arc::new(parse(name, &text)?);
     modules.insert(*variant, module.clone());
     Ok(module)
+}
+
+fn parse(name: &str, text: &str) -> Result<Module> {
+    Module::parse(text).map_err(|error| unusable(name, error))
+}
+
+fn unusable(name: &str, detail: impl ToString) -> Error {
+    Error::Image { kernel: name.to_string(), detail: detail.to_string() }
 }
 
 fn emulator_error(error: ptx_emu::Error) -> Error {

@@ -43,7 +43,9 @@ pub enum Error {
         shape: Dims,
     },
     /// A layout reaches past the memory that it describes.
-    #[error("shape {shape} with strides {strides} and offset {offset} reaches element {last} of memory that holds {elements}")]
+    #[error(
+        "shape {shape} with strides {strides} and offset {offset} reaches element {last} of memory that holds {elements}"
+    )]
     OutOfBounds {
         /// The shape.
         shape: Dims,
@@ -103,7 +105,9 @@ pub enum Error {
         strides: Dims,
     },
     /// Leading dimensions that cannot be walked as at most three strided ones.
-    #[error("the leading dimensions of {tensor} (shape {shape}, strides {strides}) do not merge into three; copy it to a contiguous tensor first")]
+    #[error(
+        "the leading dimensions of {tensor} (shape {shape}, strides {strides}) do not merge into three; copy it to a contiguous tensor first"
+    )]
     TooManyStrides {
         /// The tensor.
         tensor: &'static str,
@@ -239,7 +243,9 @@ pub enum Error {
         needed: &'static str,
     },
     /// The driver is there but shows no GPU.
-    #[error("the NVIDIA driver shows no GPU ({detail}); check nvidia-smi and CUDA_VISIBLE_DEVICES, or use Device::cpu()")]
+    #[error(
+        "the NVIDIA driver shows no GPU ({detail}); check nvidia-smi and CUDA_VISIBLE_DEVICES, or use Device::cpu()"
+    )]
     NoGpu {
         /// What the driver said.
         detail: String,

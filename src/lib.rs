@@ -57,3 +57,16 @@ pub use softmax::{Softmax, SoftmaxPlan};
 pub use target::{ComputeCapability, GpuTarget, Target};
 pub use tensor::{Dims, Element, Layout, LengthsSpec, MAX_RANK, SeqLens, Tensor, TensorMut, TensorRef, TensorSpec};
 pub use workspace::Workspace;
+
+/// What a user may move to another thread, or share.
+const _: () = {
+    const fn is_send_and_sync<T: Send + Sync>() {}
+    is_send_and_sync::<Device>();
+    is_send_and_sync::<Tensor>();
+    is_send_and_sync::<TensorRef<'_>>();
+    is_send_and_sync::<TensorMut<'_>>();
+    is_send_and_sync::<Attention>();
+    is_send_and_sync::<AttentionPlan>();
+    is_send_and_sync::<Workspace>();
+    is_send_and_sync::<Error>();
+};

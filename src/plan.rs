@@ -110,9 +110,7 @@ pub(crate) fn choose(
     target: &GpuTarget,
     accepts: impl Fn(&Variant) -> bool,
 ) -> Option<&'static Variant> {
-    VARIANTS.iter().find(|variant| {
-        variant.operation == operation && runs_on(variant, target) && accepts(variant)
-    })
+    VARIANTS.iter().find(|variant| variant.operation == operation && runs_on(variant, target) && accepts(variant))
 }
 
 fn runs_on(variant: &Variant, target: &GpuTarget) -> bool {
@@ -146,11 +144,7 @@ pub(crate) fn check_last_stride(tensor: &'static str, spec: &TensorSpec) -> Resu
 pub(crate) fn check_output(tensor: &'static str, spec: &TensorSpec) -> Result<()> {
     check_last_stride(tensor, spec)?;
     if spec.layout.overlaps() {
-        return Err(Error::Overlap {
-            tensor,
-            shape: spec.layout.shape_dims(),
-            strides: spec.layout.stride_dims(),
-        });
+        return Err(Error::Overlap { tensor, shape: spec.layout.shape_dims(), strides: spec.layout.stride_dims() });
     }
     Ok(())
 }

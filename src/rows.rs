@@ -114,11 +114,7 @@ fn merge(x: &Layout, y: &Layout, leading: &[usize]) -> Result<([usize; GROUPS], 
     }
     if groups.len() > GROUPS {
         let (tensor, layout) = if x.is_contiguous() { ("the output", y) } else { ("x", x) };
-        return Err(Error::TooManyStrides {
-            tensor,
-            shape: layout.shape_dims(),
-            strides: layout.stride_dims(),
-        });
+        return Err(Error::TooManyStrides { tensor, shape: layout.shape_dims(), strides: layout.stride_dims() });
     }
     let (mut sizes, mut x_strides, mut y_strides) = ([1; GROUPS], [0; GROUPS], [0; GROUPS]);
     let first = GROUPS - groups.len();

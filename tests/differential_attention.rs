@@ -18,14 +18,23 @@ fn grid(head_dim: usize) -> Vec<(&'static str, AttentionCase)> {
         ("one under a tile of queries and of keys", case(1, 1, 127, 47)),
         ("several key tiles, ragged", case(2, 2, 113, 257)),
         ("causal, square, ragged", AttentionCase { causal: bottom_right, ..case(1, 2, 130, 130) }),
-        ("causal, more queries than keys: early rows see nothing", AttentionCase { causal: bottom_right, ..case(1, 1, 140, 70) }),
+        (
+            "causal, more queries than keys: early rows see nothing",
+            AttentionCase { causal: bottom_right, ..case(1, 1, 140, 70) },
+        ),
         ("causal, more keys than queries", AttentionCase { causal: bottom_right, ..case(1, 1, 33, 200) }),
         ("causal, top-left", AttentionCase { causal: Some(Alignment::Offset(0)), ..case(1, 1, 70, 200) }),
-        ("causal, an offset that hides whole blocks", AttentionCase { causal: Some(Alignment::Offset(-150)), ..case(1, 1, 200, 64) }),
+        (
+            "causal, an offset that hides whole blocks",
+            AttentionCase { causal: Some(Alignment::Offset(-150)), ..case(1, 1, 200, 64) },
+        ),
         ("grouped queries", AttentionCase { heads_kv: 2, ..case(2, 6, 40, 70) }),
         ("one key head for all queries", AttentionCase { heads_kv: 1, causal: bottom_right, ..case(1, 4, 64, 64) }),
         ("key lengths, one of them 0", AttentionCase { key_lengths: Some(vec![0, 1, 64, 100]), ..case(4, 1, 20, 100) }),
-        ("key lengths under a causal mask", AttentionCase { key_lengths: Some(vec![37, 90]), causal: bottom_right, ..case(2, 2, 90, 90) }),
+        (
+            "key lengths under a causal mask",
+            AttentionCase { key_lengths: Some(vec![37, 90]), causal: bottom_right, ..case(2, 2, 90, 90) },
+        ),
         ("no keys at all", case(1, 2, 5, 0)),
         ("a custom scale", AttentionCase { scale: Some(0.5), ..case(1, 1, 20, 70) }),
         ("scores far apart", AttentionCase { scale: Some(4.0), ..case(1, 1, 20, 70) }),
@@ -120,7 +129,8 @@ fn rows_do_not_depend_on_their_neighbours() {
             let upload = |values: Vec<f64>, rows: usize| {
                 common::upload(&device, DType::F16, &values, &[1, 1, rows, 64]).expect("a valid tensor")
             };
-            let (q, k, v) = (upload(at(&q, 150, query, 1), 1), upload(at(&k, 100, 0, 100), 100), upload(at(&v, 100, 0, 100), 100));
+            let (q, k, v) =
+                (upload(at(&q, 150, query, 1), 1), upload(at(&k, 100, 0, 100), 100), upload(at(&v, 100, 0, 100), 100));
             let forward = full.attention().forward(&warpfold::Qkv::new(&q, &k, &v)).expect("a valid case");
             (forward.output.to_vec_f32().expect("f16"), forward.lse.to_vec::<f32>().expect("f32"))
         };

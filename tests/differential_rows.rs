@@ -85,7 +85,8 @@ fn layer_norm_keeps_the_digits_of_rows_with_a_large_offset() {
 #[test]
 fn softmax_of_large_and_of_infinite_values() {
     for device in devices() {
-        let attempt = RowsAttempt { mean: 1e4, spread: 5.0, ..RowsAttempt::new(&[3, 700], DType::F32, Placement::Contiguous) };
+        let attempt =
+            RowsAttempt { mean: 1e4, spread: 5.0, ..RowsAttempt::new(&[3, 700], DType::F32, Placement::Contiguous) };
         attempt.check_softmax(&device, "large values");
         for columns in [5usize, 600, 5000, 20_000] {
             let mut x = vec![f32::NEG_INFINITY; 4 * columns];
@@ -97,7 +98,10 @@ fn softmax_of_large_and_of_infinite_values() {
             let (hidden, one, nan, equal) =
                 (&y[..columns], &y[columns..2 * columns], &y[2 * columns..3 * columns], &y[3 * columns..]);
             assert!(hidden.iter().all(|value| *value == 0.0), "a row of -inf on {device}");
-            assert!(one.iter().enumerate().all(|(i, value)| *value == f32::from(i == 1)), "one finite value on {device}");
+            assert!(
+                one.iter().enumerate().all(|(i, value)| *value == f32::from(i == 1)),
+                "one finite value on {device}"
+            );
             assert!(nan.iter().all(|value| value.is_nan()), "a NaN on {device}");
             let share = 1.0 / columns as f32;
             assert!(equal.iter().all(|value| (value - share).abs() <= share * 1e-6), "equal values on {device}");

@@ -17,7 +17,8 @@ mod ptx;
 
 /// Says that a test cannot run here; not through `println`, which the test harness keeps to itself.
 fn skipped(test: &str, reason: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
+    let line = format!("skipped: {test}: {reason}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// A program of the toolkit, where `cargo xtask toolkit` puts it or in PATH.

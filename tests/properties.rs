@@ -27,7 +27,9 @@ fn check_property<S: Strategy>(
             config,
             proptest::test_runner::TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &[42; 32]),
         );
-        runner.run(&strategy(&device), |value| property(&device, value)).unwrap_or_else(|error| panic!("{device}: {error}"));
+        runner
+            .run(&strategy(&device), |value| property(&device, value))
+            .unwrap_or_else(|error| panic!("{device}: {error}"));
     }
 }
 

@@ -108,11 +108,7 @@ pub struct Qkv<'a> {
 
 impl<'a> Qkv<'a> {
     /// Queries, keys and values.
-    pub fn new(
-        q: impl Into<TensorRef<'a>>,
-        k: impl Into<TensorRef<'a>>,
-        v: impl Into<TensorRef<'a>>,
-    ) -> Qkv<'a> {
+    pub fn new(q: impl Into<TensorRef<'a>>, k: impl Into<TensorRef<'a>>, v: impl Into<TensorRef<'a>>) -> Qkv<'a> {
         Qkv { q: q.into(), k: k.into(), v: v.into(), key_lengths: None }
     }
 

@@ -141,23 +141,14 @@ pub(crate) fn check_lengths(lengths: Option<&LengthsSpec>, batch: usize, len_kv:
 
 fn check_rank(tensor: &'static str, spec: &TensorSpec) -> Result<()> {
     if spec.layout.rank() != 4 {
-        return Err(Error::Rank {
-            tensor,
-            shape: spec.layout.shape_dims(),
-            expected: "[batch, heads, len, head_dim]",
-        });
+        return Err(Error::Rank { tensor, shape: spec.layout.shape_dims(), expected: "[batch, heads, len, head_dim]" });
     }
     Ok(())
 }
 
 fn check_shape(tensor: &'static str, spec: &TensorSpec, expected: [usize; 4], reason: &'static str) -> Result<()> {
     if spec.layout.shape() != expected {
-        return Err(Error::Shape {
-            tensor,
-            shape: spec.layout.shape_dims(),
-            expected: Dims::of(&expected),
-            reason,
-        });
+        return Err(Error::Shape { tensor, shape: spec.layout.shape_dims(), expected: Dims::of(&expected), reason });
     }
     Ok(())
 }

@@ -113,7 +113,8 @@ impl<T: Float> Heads<'_, T> {
     fn compute_block(&self, slot: &mut [f32], range: std::ops::Range<usize>, writer: &mut RowWriter<'_, T>) {
         let problem = self.problem;
         let (d, dv) = (problem.head_dim, padded(problem.head_dim_v));
-        let (head, batch) = (range.start / problem.len_q % problem.heads_q, range.start / problem.len_q / problem.heads_q);
+        let (head, batch) =
+            (range.start / problem.len_q % problem.heads_q, range.start / problem.len_q / problem.heads_q);
         let first_query = range.start % problem.len_q;
         let rows = range.len();
         let rows_padded = rows.next_multiple_of(simd::TILE_ROWS);
@@ -133,7 +134,8 @@ impl<T: Float> Heads<'_, T> {
         scratch.row_max.fill(f32::NEG_INFINITY);
         scratch.row_sum.fill(0.0);
 
-        let limit = self.key_lengths.map_or(problem.len_kv, |lengths| (lengths[batch].max(0) as usize).min(problem.len_kv));
+        let limit =
+            self.key_lengths.map_or(problem.len_kv, |lengths| (lengths[batch].max(0) as usize).min(problem.len_kv));
         let visible = |r: usize| problem.mask.visible_keys(first_query + r, problem.len_kv).min(limit);
         // The last row of a block sees the most keys.
         let keys = visible(rows - 1);

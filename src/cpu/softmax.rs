@@ -12,12 +12,7 @@ pub(super) fn task_rows(columns: usize) -> usize {
     (4096 / columns).max(1)
 }
 
-pub(crate) fn forward(
-    rows: &Rows,
-    x: &TensorRef<'_>,
-    y: &mut TensorMut<'_>,
-    workspace: &mut Workspace,
-) -> Result<()> {
+pub(crate) fn forward(rows: &Rows, x: &TensorRef<'_>, y: &mut TensorMut<'_>, workspace: &mut Workspace) -> Result<()> {
     workspace.check(rows.columns)?;
     dispatch_float!(rows.dtype, forward_typed(rows, x, y, workspace))
 }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::tensor::{Data, Element};
 
 /// cudarc memory that a kernel reads.
-pub(crate) trait ReadMemory {
+pub(crate) trait ReadMemory: Send + Sync {
     /// The address, for work that is queued on `stream` before the guard drops.
     fn address<'a>(&'a self, stream: &'a CudaStream) -> (u64, SyncOnDrop<'a>);
     fn size_bytes(&self) -> usize;
@@ -22,7 +22,7 @@ pub(crate) trait WriteMemory: ReadMemory {
     fn address_mut<'a>(&'a mut self, stream: &'a CudaStream) -> (u64, SyncOnDrop<'a>);
 }
 
-impl<T> ReadMemory for CudaSlice<T> {
+impl<T: Send + Sync> ReadMemory for CudaSlice<T> {
     fn address<'a>(&'a self, stream: &'a CudaStream) -> (u64, SyncOnDrop<'a>) {
         self.device_ptr(stream)
     }
@@ -31,7 +31,7 @@ impl<T> ReadMemory for CudaSlice<T> {
     }
 }
 
-impl<T> WriteMemory for CudaSlice<T> {
+impl<T: Send + Sync> WriteMemory for CudaSlice<T> {
     fn address_mut<'a>(&'a mut self, stream: &'a CudaStream) -> (u64, SyncOnDrop<'a>) {
         self.device_ptr_mut(stream)
     }

@@ -46,7 +46,9 @@ pub(super) fn check_driver() -> Result<()> {
 }
 
 fn describe(error: result::DriverError) -> String {
-    error.error_string().map_or_else(|_| format!("error {}", error.0 as u32), |text| text.to_string_lossy().into_owned())
+    error
+        .error_string()
+        .map_or_else(|_| format!("error {}", error.0 as u32), |text| text.to_string_lossy().into_owned())
 }
 
 /// The CUDA version that the driver supports, as `1000 * major + 10 * minor`.

@@ -332,9 +332,7 @@ impl LayerNormPlan {
         let mut writes = [Some(output), mean.as_mut(), rstd.as_mut()];
         check_devices(device, &["x", "weight", "bias"], &reads, &["the output", "mean", "rstd"], &writes)?;
         match &self.execution {
-            Execution::Cpu => {
-                crate::cpu::layer_norm::forward(&self.rows, self.eps, inputs, &mut outputs, workspace)
-            }
+            Execution::Cpu => crate::cpu::layer_norm::forward(&self.rows, self.eps, inputs, &mut outputs, workspace),
             Execution::Launch(plan) => launch(device, plan, &reads, &mut writes),
         }
     }

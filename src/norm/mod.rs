@@ -2,6 +2,4 @@
 
 mod layer_norm;
 
-pub use layer_norm::{
-    LayerNorm, LayerNormForward, LayerNormInputs, LayerNormOutputs, LayerNormPlan, LayerNormSpec,
-};
+pub use layer_norm::{LayerNorm, LayerNormForward, LayerNormInputs, LayerNormOutputs, LayerNormPlan, LayerNormSpec};

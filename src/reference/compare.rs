@@ -63,7 +63,8 @@ pub fn check(
     check_special(what, shape, actual, oracle)?;
     let largest = oracle.iter().filter(|value| value.is_finite()).fold(0.0f64, |max, value| max.max(value.abs()));
     let (_, naive_error) = worst(naive, oracle);
-    let closeness = check_elements(what, shape, actual, oracle, factor * naive_error + allowed_ulps(dtype) * ulp(largest, dtype))?;
+    let closeness =
+        check_elements(what, shape, actual, oracle, factor * naive_error + allowed_ulps(dtype) * ulp(largest, dtype))?;
     let rms_allowed = factor * relative_rms(naive, oracle) + 2.0 * unit_roundoff(dtype);
     if closeness.relative_rms > rms_allowed {
         let (index, _) = worst(actual, oracle);
@@ -106,9 +107,8 @@ fn check_special(what: &str, shape: &[usize], actual: &[f64], oracle: &[f64]) ->
     if actual.len() != oracle.len() {
         return Err(mismatch(0, format!("{} elements instead of {}", actual.len(), oracle.len())));
     }
-    let differs = |a: f64, b: f64| {
-        a.is_nan() != b.is_nan() || ((a.is_infinite() || b.is_infinite()) && !a.is_nan() && a != b)
-    };
+    let differs =
+        |a: f64, b: f64| a.is_nan() != b.is_nan() || ((a.is_infinite() || b.is_infinite()) && !a.is_nan() && a != b);
     let count = actual.iter().zip(oracle).filter(|(a, b)| differs(**a, **b)).count();
     match actual.iter().zip(oracle).position(|(a, b)| differs(*a, *b)) {
         Some(index) => Err(mismatch(index, format!("an infinity or NaN is out of place ({count} in all)"))),
@@ -124,11 +124,8 @@ fn check_elements(
     allowed: f64,
 ) -> Result<Closeness, Mismatch> {
     let (index, difference) = worst(actual, oracle);
-    let closeness = Closeness {
-        max_difference: difference,
-        max_allowed: allowed,
-        relative_rms: relative_rms(actual, oracle),
-    };
+    let closeness =
+        Closeness { max_difference: difference, max_allowed: allowed, relative_rms: relative_rms(actual, oracle) };
     if difference > allowed {
         return Err(Mismatch {
             what: what.to_string(),

@@ -37,8 +37,7 @@ pub fn attention_forward(case: &AttentionCase, dtype: DType, q: &[f64], k: &[f64
     let mut output = Vec::with_capacity(case.rows() * case.head_dim_v);
     let group = case.heads_q / case.heads_kv;
     for row in 0..case.rows() {
-        let (sequence, head, i) =
-            (row / case.len_q / case.heads_q, row / case.len_q % case.heads_q, row % case.len_q);
+        let (sequence, head, i) = (row / case.len_q / case.heads_q, row / case.len_q % case.heads_q, row % case.len_q);
         let kv_head = sequence * case.heads_kv + head / group;
         let query = &q[row * case.head_dim..][..case.head_dim];
         let scores: Vec<f64> = (0..case.len_kv)

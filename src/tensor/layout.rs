@@ -153,7 +153,9 @@ impl Layout {
         if self.num_elements() == 0 {
             return self.offset;
         }
-        self.offset + self.shape().iter().zip(self.strides()).map(|(size, stride)| (size - 1) * stride).sum::<usize>() + 1
+        self.offset
+            + self.shape().iter().zip(self.strides()).map(|(size, stride)| (size - 1) * stride).sum::<usize>()
+            + 1
     }
 
     /// Whether the elements lie without gaps in row-major order.

@@ -74,11 +74,7 @@ impl<'a> From<&'a mut Tensor> for TensorMut<'a> {
 fn check_slice(elements: usize, shape: &[usize]) -> Result<Layout> {
     let layout = Layout::contiguous(shape)?;
     if elements != layout.num_elements() {
-        return Err(Error::ElementCount {
-            given: elements,
-            needed: layout.num_elements(),
-            shape: layout.shape_dims(),
-        });
+        return Err(Error::ElementCount { given: elements, needed: layout.num_elements(), shape: layout.shape_dims() });
     }
     Ok(layout)
 }
@@ -359,8 +355,8 @@ impl<'a> TensorMut<'a> {
         match &mut self.data {
             DataMut::Host(bytes) => {
                 let address = bytes.as_ptr() as u64;
-                let values: &mut [T] =
-                    bytemuck::try_cast_slice_mut(bytes).map_err(|_| Error::Misaligned { address, dtype: self.dtype })?;
+                let values: &mut [T] = bytemuck::try_cast_slice_mut(bytes)
+                    .map_err(|_| Error::Misaligned { address, dtype: self.dtype })?;
                 Ok(&mut values[self.layout.offset()..])
             }
             #[cfg(any(feature = "cuda", feature = "emulator"))]
@@ -439,7 +435,12 @@ mod raw {
         ///
         /// # Errors
         /// [`Error::Misaligned`]; [`Error::DeviceMismatch`] when `device` has memory of its own (an emulator).
-        pub unsafe fn from_raw(address: u64, dtype: DType, layout: Layout, device: &'a Device) -> Result<TensorRef<'a>> {
+        pub unsafe fn from_raw(
+            address: u64,
+            dtype: DType,
+            layout: Layout,
+            device: &'a Device,
+        ) -> Result<TensorRef<'a>> {
             let size_bytes = check_raw(address, dtype, &layout)?;
             let data = match device.kind() {
                 // SAFETY: the caller vouches for this range, and a null address is taken for an empty one only.
@@ -448,9 +449,7 @@ mod raw {
                     _ => unsafe { std::slice::from_raw_parts(address as *const u8, size_bytes) },
                 }),
                 #[cfg(feature = "cuda")]
-                crate::device::Kind::Cuda(_) => {
-                    Data::CudaRaw { address, size_bytes }
-                }
+                crate::device::Kind::Cuda(_) => Data::CudaRaw { address, size_bytes },
                 #[cfg(feature = "emulator")]
                 crate::device::Kind::Emulator(_) => return Err(no_raw_memory(device)),
             };
@@ -467,7 +466,12 @@ mod raw {
         ///
         /// # Errors
         /// As [`TensorRef::from_raw`].
-        pub unsafe fn from_raw(address: u64, dtype: DType, layout: Layout, device: &'a Device) -> Result<TensorMut<'a>> {
+        pub unsafe fn from_raw(
+            address: u64,
+            dtype: DType,
+            layout: Layout,
+            device: &'a Device,
+        ) -> Result<TensorMut<'a>> {
             let size_bytes = check_raw(address, dtype, &layout)?;
             let data = match device.kind() {
                 // SAFETY: the caller vouches for this range, and a null address is taken for an empty one only.
@@ -476,9 +480,7 @@ mod raw {
                     _ => unsafe { std::slice::from_raw_parts_mut(address as *mut u8, size_bytes) },
                 }),
                 #[cfg(feature = "cuda")]
-                crate::device::Kind::Cuda(_) => {
-                    DataMut::CudaRaw { address, size_bytes }
-                }
+                crate::device::Kind::Cuda(_) => DataMut::CudaRaw { address, size_bytes },
                 #[cfg(feature = "emulator")]
                 crate::device::Kind::Emulator(_) => return Err(no_raw_memory(device)),
             };

@@ -91,9 +91,15 @@ impl RowsAttempt {
                 let reach = x.iter().fold(0.0f64, |max, value| max.max((value - oracle.mean[row]).abs()));
                 let allowed = 2f64.powi(-20) * reach + 2f64.powi(-22) * oracle.mean[row].abs();
                 let error = (mean[row] - oracle.mean[row]).abs();
-                assert!(error <= allowed, "{why} on {device}: mean of row {row} is {error:e} off, over {allowed:e}\n{self:?}");
+                assert!(
+                    error <= allowed,
+                    "{why} on {device}: mean of row {row} is {error:e} off, over {allowed:e}\n{self:?}"
+                );
                 let error = (rstd[row] / oracle.rstd[row] - 1.0).abs();
-                assert!(error <= 2f64.powi(-18), "{why} on {device}: rstd of row {row} is {error:e} of itself off\n{self:?}");
+                assert!(
+                    error <= 2f64.powi(-18),
+                    "{why} on {device}: rstd of row {row} is {error:e} of itself off\n{self:?}"
+                );
             }
             Ok(())
         };

@@ -21,7 +21,7 @@ const RUN: &str = include_str!("run.sh");
 pub fn run() -> Result<()> {
     crate::toolkit()?;
     let model = demo::model()?;
-    let compiler = test::kernel_compiler(&["check", "--release", "--package", "warpfold"])?;
+    let compiler = test::kernel_compiler(&["build", "--release", "--package", "warpfold"])?;
     println!("The kernels are compiled, by {compiler}");
     let mut programs =
         executables(&["test", "--release", "--no-run", "--package", "warpfold", "--test", "differential*"])?;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -54,13 +55,22 @@ impl Demo {
             .arg("--out")
             .arg(&pictures)
             .args(&self.further);
+        if on_emulator && !self.further.iter().any(|argument| argument == "--quick") {
+            demo.arg("--quick");
+        }
+        let start = SystemTime::now();
         run(&mut demo)?;
 
+        let is_of_this_run = |path: &PathBuf| {
+            let changed = path.metadata().and_then(|metadata| metadata.modified());
+            path.extension().is_some_and(|extension| extension == "png") && changed.is_ok_and(|time| time >= start)
+        };
         let mut drawn: Vec<PathBuf> = fs::read_dir(&pictures)?.flatten().map(|entry| entry.path()).collect();
-        drawn.retain(|path| path.extension().is_some_and(|extension| extension == "png"));
+        drawn.retain(is_of_this_run);
         drawn.sort();
-        for path in &drawn {
-            println!("Picture: {}", shown(path));
+        if !drawn.is_empty() {
+            let names: Vec<String> = drawn.iter().map(|path| shown(path).to_string()).collect();
+            println!("\nThe pictures: {}", names.join(", "));
         }
         Ok(())
     }

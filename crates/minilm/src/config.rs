@@ -48,8 +48,8 @@ impl Config {
     /// [`Error::MissingFile`], [`Error::Read`], [`Error::ConfigSyntax`], [`Error::ConfigValue`].
     pub fn read(path: &Path) -> Result<Config> {
         let text = read_file(path)?;
-        let config: Config = serde_json::from_slice(&text)
-            .map_err(|source| Error::ConfigSyntax { path: path.to_path_buf(), source })?;
+        let config: Config =
+            serde_json::from_slice(&text).map_err(|source| Error::ConfigSyntax { path: path.to_path_buf(), source })?;
         config.check(path)?;
         Ok(config)
     }

@@ -138,12 +138,7 @@ impl<B: Backend> Encoder<B> {
 
     /// Attention by warpfold of `batch` sentences with `len` queries each; the result is `[batch * len, hidden]`,
     /// ready for the next product.
-    fn attention(
-        &self,
-        inputs: &Qkv<'_>,
-        [batch, len]: [usize; 2],
-        lse: Option<&mut Tensor>,
-    ) -> Result<B::Memory> {
+    fn attention(&self, inputs: &Qkv<'_>, [batch, len]: [usize; 2], lse: Option<&mut Tensor>) -> Result<B::Memory> {
         let spec = inputs.spec();
         let (heads, head_dim) = (self.config.num_heads, self.config.head_dim());
         let stream = self.backend.device().stream();

@@ -156,10 +156,14 @@ pub enum Error {
         tokens: Vec<String>,
     },
     /// An element type that the model cannot run in.
-    #[error("the model cannot run in {dtype}; it runs in f32, f16 and bf16")]
+    #[error("the model cannot run in {dtype} on {device}; it runs there in {available}")]
     UnsupportedDType {
         /// The type.
         dtype: DType,
+        /// The device.
+        device: String,
+        /// The types that it can run in.
+        available: &'static str,
     },
     /// The hidden states hold NaN or infinities, or cancel to a vector of length zero.
     #[error("sentence {index} has no embedding: its pooled vector has length {norm} in {dtype}")]
@@ -170,6 +174,16 @@ pub enum Error {
         norm: f32,
         /// The type that the model ran in.
         dtype: DType,
+    },
+    /// A token or position that an embedding table has no row for.
+    #[error("{what} {index} is outside its table of {limit} rows")]
+    OutOfTable {
+        /// Which table.
+        what: &'static str,
+        /// The row asked for.
+        index: u32,
+        /// The number of rows.
+        limit: usize,
     },
     /// warpfold refused a call.
     #[error(transparent)]
@@ -197,6 +211,16 @@ pub enum Error {
         call: &'static str,
         /// What the library said.
         detail: String,
+    },
+    /// Two blocks of memory that belong together differ in size.
+    #[error("{what} has {elements} elements instead of {expected}")]
+    Mismatch {
+        /// What is of the wrong size.
+        what: &'static str,
+        /// Its size.
+        elements: usize,
+        /// The right size.
+        expected: usize,
     },
     /// More tokens or a larger matrix than a launch can address.
     #[error("{what} is {value}, more than a launch on a GPU can address")]

@@ -234,7 +234,14 @@ impl Model {
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Model({} layers of {} in {} on {})", self.config.num_layers, self.config.hidden_size, self.dtype(), self.device())
+        write!(
+            f,
+            "Model({} layers of {} in {} on {})",
+            self.config.num_layers,
+            self.config.hidden_size,
+            self.dtype(),
+            self.device()
+        )
     }
 }
 

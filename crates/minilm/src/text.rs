@@ -58,9 +58,12 @@ impl Text {
         let mut tokenizer = Tokenizer::from_bytes(read_file(path)?).map_err(|error| refuse(error.to_string()))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| refuse(error.to_string()))?;
-        let vocab_size = tokenizer.get_vocab_size(true);
-        if vocab_size > config.vocab_size {
-            return Err(refuse(format!("it has {vocab_size} tokens, the model {}", config.vocab_size)));
+        let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
+        if largest as usize >= config.vocab_size {
+            return Err(refuse(format!(
+                "it has a token number {largest}, the model only {} tokens",
+                config.vocab_size
+            )));
         }
         Ok(Text { tokenizer, limit: MAX_TOKENS.min(config.max_positions), truncate })
     }
@@ -79,12 +82,8 @@ impl Text {
             return Err(Error::EmptySentence { index });
         }
         let full_length = encoding.len();
-        let mut tokens = Tokens {
-            ids: encoding.get_ids().to_vec(),
-            texts: encoding.get_tokens().to_vec(),
-            is_special,
-            full_length,
-        };
+        let mut tokens =
+            Tokens { ids: encoding.get_ids().to_vec(), texts: encoding.get_tokens().to_vec(), is_special, full_length };
         if full_length > self.limit {
             if !self.truncate {
                 return Err(Error::SentenceTooLong { index, tokens: full_length, limit: self.limit });

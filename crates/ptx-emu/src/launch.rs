@@ -20,7 +20,7 @@ pub struct Launch<'a> {
 /// What a launch did, apart from its effects on memory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
-    /// What the kernel did wrong: one entry per kind and instruction, lowest block first.
+    /// What the kernel did wrong: one entry per kind and source position, lowest block first.
     pub hazards: Vec<Hazard>,
     /// Occurrences beyond `Limits::hazards`.
     pub hazards_dropped: u64,

@@ -39,6 +39,26 @@
 //! assert_eq!(u32::from_le_bytes(word), 42);
 //! # Ok::<(), ptx_emu::Error>(())
 //! ```
+//!
+//! # What is modelled
+//!
+//! What nvcc emits for `compute_80`: integer, f32, f64, f16 and bf16 arithmetic with the exact rounding of each
+//! instruction, conversions, every state space, atomics and fences, `cp.async`, `ldmatrix`, `stmatrix`, `mma.sync` for
+//! f16, bf16 and tf32, block and warp barriers, shuffles, votes, matches, reductions, divergence with independent
+//! progress of lanes. The crate's README has the whole list.
+//!
+//! # What is not
+//!
+//! Calls of device functions, textures, carry arithmetic, integer and f64 matrix products, f8, and all that begins with
+//! sm_90 (mbarriers, bulk copies, wgmma, clusters). Launching a kernel that holds such an instruction is an
+//! [`Error::Unsupported`] with the line, the instruction and the manual's section; nothing is skipped silently.
+//!
+//! # How hazards are found
+//!
+//! Every access is checked against a shadow of the memory that knows who touched it last, with vector clocks per warp
+//! that barriers, fences and atomics join: two accesses are ordered or they are not, whatever order they happened to run
+//! in. Between the points where the lanes of a warp meet, lanes are told apart too. An asynchronous copy owns its
+//! destination until the wait that covers it.
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 // Most loops here run over the 32 lanes of several arrays at once.

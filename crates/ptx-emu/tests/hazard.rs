@@ -306,3 +306,15 @@ fn endless_loops_end_at_the_limit() {
     let error = bench.try_run("spin", &[0]).unwrap_err();
     assert_eq!(error, Error::Limit { what: "warp instructions of a block", limit: 10_000 });
 }
+
+#[test]
+fn copies_of_an_unrolled_loop_are_one_place() {
+    let body = "ld.shared.u32 %r2, [%r1];\n".repeat(8);
+    let text = format!(
+        ".version 7.8\n.target sm_80\n.address_size 64\n.shared .align 4 .b8 s[16];\n.visible .entry k() {{\n\
+         .reg .b32 %r<3>;\nmov.u32 %r1, s;\n.loc 1 5 3\n{body}.loc 1 6 3\n{body}ret; }}\n.file 1 \"a.cu\"\n"
+    );
+    let hazards = Bench::from_text(&text).threads(1).hazards("k", &[], &["uninitialized memory"]);
+    let places: Vec<_> = hazards.iter().map(|h| (h.file(), h.line(), h.count)).collect();
+    assert_eq!(places, [(Some("a.cu"), 5, 8), (Some("a.cu"), 6, 8)]);
+}

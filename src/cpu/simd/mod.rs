@@ -6,9 +6,10 @@ use multiversion::multiversion;
 use multiversion::target::selected_target;
 
 /// Columns of the matrix product's register tile; row lengths in scratch memory are multiples of it.
-pub(crate) const LANES: usize = 32;
-/// Rows of the matrix product's register tile.
-pub(crate) const TILE_ROWS: usize = 4;
+pub(crate) const LANES: usize = 16;
+/// Rows of the matrix product's largest register tile: 8 x 16 sums fill a quarter of AVX-512's registers, and their 8
+/// independent chains hide the latency of a multiply-add. 16-register instruction sets take 4 rows at a time.
+pub(crate) const TILE_ROWS: usize = 8;
 
 /// A row-major matrix in scratch memory.
 #[derive(Clone, Copy)]
@@ -24,40 +25,51 @@ fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// `c += a b` for row-major matrices of `size` `[m, n, k]`: `m` rows (a multiple of [`TILE_ROWS`]), `n` columns (a multiple of [`LANES`]).
+/// `c += a b` for row-major matrices of `size` `[m, n, k]`: `m` rows (a multiple of [`TILE_ROWS`]), `n` columns (a
+/// multiple of [`LANES`]).
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma", "x86_64+avx"))]
-pub(crate) fn multiply_accumulate<'a>(
-    a: Matrix<'a>,
-    b: Matrix<'a>,
-    c: &mut [f32],
-    c_stride: usize,
-    size: [usize; 3],
-) {
-    let [m, n, k] = size;
+pub(crate) fn multiply_accumulate<'a>(a: Matrix<'a>, b: Matrix<'a>, c: &mut [f32], c_stride: usize, size: [usize; 3]) {
     const FUSED: bool = selected_target!().supports_feature_str("fma") || cfg!(target_arch = "aarch64");
+    const ROWS: usize = if selected_target!().supports_feature_str("avx512f") { TILE_ROWS } else { TILE_ROWS / 2 };
+    let [m, n, k] = size;
     debug_assert!(m % TILE_ROWS == 0 && n % LANES == 0);
     for column in (0..n).step_by(LANES) {
-        for row in (0..m).step_by(TILE_ROWS) {
-            let a_rows: [&[f32]; TILE_ROWS] = std::array::from_fn(|r| &a.values[(row + r) * a.stride..][..k]);
-            let mut sums = [[0.0f32; LANES]; TILE_ROWS];
-            for depth in 0..k {
-                let b_row: &[f32; LANES] =
-                    b.values[depth * b.stride + column..].first_chunk().expect("rows are padded to whole lanes");
-                for r in 0..TILE_ROWS {
-                    let scalar = a_rows[r][depth];
-                    for lane in 0..LANES {
-                        sums[r][lane] = multiply_add::<FUSED>(scalar, b_row[lane], sums[r][lane]);
-                    }
-                }
-            }
-            for r in 0..TILE_ROWS {
+        for row in (0..m).step_by(ROWS) {
+            let a_rows: [&[f32]; ROWS] = std::array::from_fn(|r| &a.values[(row + r) * a.stride..][..k]);
+            let sums = tile_product::<FUSED, ROWS>(&a_rows, &b.values[column..], b.stride, k);
+            for (r, sums) in sums.iter().enumerate() {
                 let c_row = &mut c[(row + r) * c_stride + column..][..LANES];
-                for lane in 0..LANES {
-                    c_row[lane] += sums[r][lane];
-                }
+                c_row.iter_mut().zip(sums).for_each(|(c, sum)| *c += sum);
             }
         }
     }
+}
+
+/// The product of a few rows with [`LANES`] columns, summed in registers.
+#[inline(always)]
+fn tile_product<const FUSED: bool, const ROWS: usize>(
+    a_rows: &[&[f32]; ROWS],
+    b: &[f32],
+    b_stride: usize,
+    k: usize,
+) -> [[f32; LANES]; ROWS] {
+    let mut sums = [[0.0f32; LANES]; ROWS];
+    for (depth, b_row) in b.chunks(b_stride).take(k).enumerate() {
+        let b_row: &[f32; LANES] = b_row.first_chunk().expect("rows are padded to whole lanes");
+        for r in 0..ROWS {
+            sums[r] = add_product::<FUSED>(sums[r], a_rows[r][depth], b_row);
+        }
+    }
+    sums
+}
+
+/// `sums + scalar * row`. By value and in a function of its own: this is the form that the compiler vectorises whole.
+#[inline(always)]
+fn add_product<const FUSED: bool>(mut sums: [f32; LANES], scalar: f32, row: &[f32; LANES]) -> [f32; LANES] {
+    for lane in 0..LANES {
+        sums[lane] = multiply_add::<FUSED>(scalar, row[lane], sums[lane]);
+    }
+    sums
 }
 
 /// The largest of some values; `-inf` for none. NaN is ignored.
@@ -122,16 +134,8 @@ fn exp2<const FUSED: bool>(x: f32) -> f32 {
     /// Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
     /// ln(2)^k / k!, highest power first.
-    const COEFFICIENTS: [f32; 8] = [
-        1.525_273_4e-5,
-        1.540_353_1e-4,
-        1.333_355_8e-3,
-        9.618_129e-3,
-        5.550_410_9e-2,
-        0.240_226_5,
-        0.693_147_2,
-        1.0,
-    ];
+    const COEFFICIENTS: [f32; 8] =
+        [1.525_273_4e-5, 1.540_353_1e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_410_9e-2, 0.240_226_5, 0.693_147_2, 1.0];
     let bounded = if x < -126.0 { -126.0 } else { x };
     let integer = (bounded + ROUND) - ROUND;
     let fraction = bounded - integer;

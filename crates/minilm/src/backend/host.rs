@@ -23,7 +23,7 @@ impl HostBackend {
     pub fn new(device: Device, dtype: DType) -> Result<HostBackend> {
         match dtype {
             DType::F32 | DType::F16 | DType::BF16 => Ok(HostBackend { device, dtype }),
-            _ => Err(Error::UnsupportedDType { dtype }),
+            _ => Err(Error::UnsupportedDType { dtype, device: device.to_string(), available: "f32, f16 and bf16" }),
         }
     }
 
@@ -111,10 +111,14 @@ impl Backend for HostBackend {
 
     fn embed(&self, tables: &HostTables, ids: &[u32], positions: &[u32]) -> Result<Tensor> {
         let token_type = tables.token_types.row(0);
+        check_rows("token", ids, &tables.words)?;
+        check_rows("position", positions, &tables.positions)?;
         let mut values = Vec::with_capacity(ids.len() * token_type.len());
         for (id, position) in ids.iter().zip(positions) {
             let (word, position) = (tables.words.row(*id as usize), tables.positions.row(*position as usize));
-            values.extend(word.iter().zip(position).zip(token_type).map(|((word, position), kind)| word + position + kind));
+            values.extend(
+                word.iter().zip(position).zip(token_type).map(|((word, position), kind)| word + position + kind),
+            );
         }
         self.tensor(&values)
     }
@@ -160,6 +164,14 @@ impl Backend for HostBackend {
     }
 }
 
+fn check_rows(what: &'static str, rows: &[u32], table: &Array2<f32>) -> Result<()> {
+    let limit = table.nrows();
+    match rows.iter().find(|index| **index as usize >= limit) {
+        Some(index) => Err(Error::OutOfTable { what, index: *index, limit }),
+        None => Ok(()),
+    }
+}
+
 /// `y / 2 * (1 + erf(y / sqrt(2)))`, the exact form that the model was trained with.
 fn gelu(y: f32) -> f32 {
     0.5 * y * (1.0 + libm::erff(y * std::f32::consts::FRAC_1_SQRT_2))
@@ -199,7 +211,8 @@ mod tests {
         let x: Vec<f32> = (0..5 * 19).map(|i| (i as f32 * 0.37).sin() + 0.2).collect();
         let residual: Vec<f32> = (0..5 * 11).map(|i| (i as f32 * 0.11).cos()).collect();
         let expected = |row: usize, column: usize| -> f64 {
-            let dot: f64 = (0..19).map(|k| f64::from(x[row * 19 + k]) * f64::from(weights.weight[column * 19 + k])).sum();
+            let dot: f64 =
+                (0..19).map(|k| f64::from(x[row * 19 + k]) * f64::from(weights.weight[column * 19 + k])).sum();
             dot + f64::from(weights.bias[column]) + f64::from(residual[row * 11 + column])
         };
         for rows in [1, 2, 5] {
@@ -211,7 +224,10 @@ mod tests {
                 )
                 .unwrap();
             for (index, y) in y.to_vec::<f32>().unwrap().iter().enumerate() {
-                assert!((f64::from(*y) - expected(index / 11, index % 11)).abs() < 1e-5, "{rows} rows, element {index}");
+                assert!(
+                    (f64::from(*y) - expected(index / 11, index % 11)).abs() < 1e-5,
+                    "{rows} rows, element {index}"
+                );
             }
         }
     }
@@ -243,6 +259,8 @@ mod tests {
         let tables = backend.upload_tables(&weights).unwrap();
         let x = backend.embed(&tables, &[2, 0], &[0, 1]).unwrap();
         assert_eq!(x.to_vec::<f32>().unwrap(), [115.0, 226.0, 131.0, 242.0]);
+        assert!(matches!(backend.embed(&tables, &[3], &[0]), Err(Error::OutOfTable { index: 3, limit: 3, .. })));
+        assert!(matches!(backend.embed(&tables, &[0], &[2]), Err(Error::OutOfTable { index: 2, limit: 2, .. })));
     }
 
     #[test]

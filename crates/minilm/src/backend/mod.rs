@@ -24,7 +24,8 @@ impl Batch {
     /// Pads sentences, of at least one token each, to the longest.
     pub fn new(sentences: &[&[u32]], pad_token: u32) -> Batch {
         let len = sentences.iter().map(|ids| ids.len()).max().unwrap_or(0);
-        let padded = |ids: &&[u32]| ids.iter().copied().chain(std::iter::repeat(pad_token)).take(len).collect::<Vec<_>>();
+        let padded =
+            |ids: &&[u32]| ids.iter().copied().chain(std::iter::repeat(pad_token)).take(len).collect::<Vec<_>>();
         Batch {
             ids: sentences.iter().flat_map(padded).collect(),
             len,

@@ -25,8 +25,7 @@ pub fn run(model: &Model) -> anyhow::Result<()> {
     for sentence in sentences {
         vectors.push(model.token_vectors(sentence)?.of(WORD)?.to_vec());
     }
-    let cosines: Vec<Vec<f64>> =
-        vectors.iter().map(|a| vectors.iter().map(|b| cosine(a, b)).collect()).collect();
+    let cosines: Vec<Vec<f64>> = vectors.iter().map(|a| vectors.iter().map(|b| cosine(a, b)).collect()).collect();
 
     println!("The last hidden state of \"{WORD}\" in");
     for (index, sentence) in sentences.iter().enumerate() {

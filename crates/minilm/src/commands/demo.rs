@@ -46,10 +46,15 @@ pub fn run(model: &Model, arguments: &Arguments) -> anyhow::Result<()> {
         title("One word, two meanings");
         bank::run(model)?;
         title("Which word looks at which");
-        attention::draw(model, attention::SENTENCE, None, &arguments.out)?;
+        attention::draw(model, attention::SENTENCE, attention::LINKING_HEAD, &arguments.out)?;
         title("All tokens at once, or one at a time");
         sequential::run(model)?;
     }
-    println!("\nall checks passed in {:.1} s, in {} on {}", started.elapsed().as_secs_f64(), model.dtype(), model.device());
+    println!(
+        "\nall checks passed in {:.1} s, in {} on {}",
+        started.elapsed().as_secs_f64(),
+        model.dtype(),
+        model.device()
+    );
     Ok(())
 }

@@ -110,7 +110,9 @@ pub fn write(
         let Some(outline) = font.outline_glyph(glyph) else { continue };
         let bounds = outline.px_bounds();
         let mut pixels = Vec::new();
-        outline.draw(|x, y, coverage| pixels.push((bounds.min.x as i32 + x as i32, bounds.min.y as i32 + y as i32, coverage)));
+        outline.draw(|x, y, coverage| {
+            pixels.push((bounds.min.x as i32 + x as i32, bounds.min.y as i32 + y as i32, coverage))
+        });
         for (x, y, coverage) in pixels {
             let place = if style.upward { (at.0 + y, at.1 - x) } else { (at.0 + x, at.1 + y) };
             area.draw_pixel(place, &style.colour.mix(f64::from(coverage.clamp(0.0, 1.0))))?;

@@ -35,7 +35,8 @@ fn colour(share: f32) -> RGBColor {
     let place = share.clamp(0.0, 1.0) * (RAMP.len() - 1) as f32;
     let below = (place as usize).min(RAMP.len() - 2);
     let (from, to) = (RAMP[below], RAMP[below + 1]);
-    let mix = |from: u8, to: u8| (f32::from(from) + (f32::from(to) - f32::from(from)) * (place - below as f32)).round() as u8;
+    let mix =
+        |from: u8, to: u8| (f32::from(from) + (f32::from(to) - f32::from(from)) * (place - below as f32)).round() as u8;
     RGBColor(mix(from.0, to.0), mix(from.1, to.1), mix(from.2, to.2))
 }
 
@@ -69,7 +70,10 @@ fn squares(area: &Area, at: (i32, i32), cell: i32, map: &[f32], len: usize) -> a
 /// A frame of `width` pixels around a square.
 fn frame(area: &Area, at: (i32, i32), size: i32, colour: &RGBColor, width: i32) -> anyhow::Result<()> {
     for ring in 1..=width {
-        area.draw(&Rectangle::new([(at.0 - ring, at.1 - ring), (at.0 + size + ring - 1, at.1 + size + ring - 1)], colour))?;
+        area.draw(&Rectangle::new(
+            [(at.0 - ring, at.1 - ring), (at.0 + size + ring - 1, at.1 + size + ring - 1)],
+            colour,
+        ))?;
     }
     Ok(())
 }

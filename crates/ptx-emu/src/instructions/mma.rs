@@ -16,7 +16,7 @@ use crate::decode::{Decoder, Form, Inst, Sync};
 use crate::machine::{Exec, Step};
 use crate::module::ScalarType::{self, *};
 use crate::numerics::half::f32_to_f16;
-use crate::numerics::simd::{Tiles, multiply_accumulate, widen_halves};
+use crate::numerics::simd::{Tiles, multiply_accumulate, multiply_halves, widen_halves};
 use crate::numerics::tensor_core;
 use crate::options::{Architecture, TensorCore};
 
@@ -70,7 +70,8 @@ pub(super) fn decode(d: &mut Decoder<'_>, f: &Form<'_>) -> Result<Inst, Error> {
         }
         rows.extend_from_slice(registers);
     }
-    let mut inst = Inst::new(execute);
+    let deep = depth == 16 && to == F32;
+    let mut inst = Inst::new(if deep { execute_deep } else { execute });
     inst.sync = Sync::Aligned;
     inst.rows = rows.into();
     inst.flags = depth << DEPTH_SHIFT
@@ -136,6 +137,24 @@ fn execute(x: &mut Exec<'_>, i: &Inst, mask: u32) -> Step {
     }
     x.block.tally.tensor_instructions += 1;
     x.block.tally.tensor_flops += 2 * 16 * 8 * depth as u64;
+    Step::Next
+}
+
+/// The product that attention is made of.
+fn execute_deep(x: &mut Exec<'_>, i: &Inst, mask: u32) -> Step {
+    if mask != u32::MAX || x.launch.options.tensor_core != TensorCore::Sequential {
+        return execute(x, i, mask);
+    }
+    let rows: &[u32; 14] = i.rows.first_chunk().expect("this shape has 14 registers");
+    let a: [_; 4] = std::array::from_fn(|q| x.word(rows[4 + q], mask));
+    let b: [_; 2] = std::array::from_fn(|q| x.word(rows[8 + q], mask));
+    let mut c: [_; 4] = std::array::from_fn(|q| x.word(rows[10 + q], mask));
+    multiply_halves(&a, &b, &mut c, i.flags & BFLOAT != 0);
+    for (row, values) in rows.iter().zip(&c) {
+        x.set_word(*row, mask, values);
+    }
+    x.block.tally.tensor_instructions += 1;
+    x.block.tally.tensor_flops += 2 * 16 * 8 * 16;
     Step::Next
 }
 

@@ -65,6 +65,13 @@ pub(crate) struct BlockState {
     pub allocation_hint: usize,
 }
 
+/// Memory that one block leaves to the next on the same host thread.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    pub registers: Vec<Registers>,
+    pub global_shadow: GlobalShadow,
+}
+
 /// A block and its progress.
 pub(crate) struct Block {
     pub state: BlockState,
@@ -81,8 +88,8 @@ pub(crate) enum Progress {
 }
 
 impl Block {
-    /// A block at its start. Register files in `pool` are used again.
-    pub fn new(launch: &LaunchState<'_>, linear: u32, pool: &mut Vec<Registers>) -> Self {
+    /// A block at its start. The memory in `pool` is used again.
+    pub fn new(launch: &LaunchState<'_>, linear: u32, pool: &mut Pool) -> Self {
         let index = launch.block_index(linear);
         let threads = launch.block.iter().product::<u32>();
         let warps: Vec<Warp> = (0..launch.warps as u32)
@@ -96,7 +103,7 @@ impl Block {
                     dynamic_shared_bytes: launch.dynamic_shared_bytes,
                     total_shared_bytes: launch.shared_bytes,
                 };
-                let mut registers = pool.pop().unwrap_or_else(|| Registers::new(&launch.program));
+                let mut registers = pool.registers.pop().unwrap_or_else(|| Registers::new(&launch.program));
                 registers.reset(&launch.program, &place);
                 let lanes = (threads - warp * 32).min(32);
                 let live = u32::MAX >> (32 - lanes);
@@ -111,6 +118,7 @@ impl Block {
                     local: vec![0xff; local],
                     local_written: vec![false; local],
                     targets: [0; 32],
+                    since_rotation: 0,
                     forced: false,
                 }
             })
@@ -121,7 +129,7 @@ impl Block {
             // Undefined shared memory reads back as NaN.
             shared: vec![0xff; launch.shared_bytes as usize],
             shared_shadow: SharedShadow::new(launch.shared_bytes, launch.warps, linear),
-            global_shadow: GlobalShadow::default(),
+            global_shadow: std::mem::take(&mut pool.global_shadow),
             shared_sync: HashMap::new(),
             global_sync: HashMap::new(),
             barriers: Default::default(),
@@ -139,8 +147,8 @@ impl Block {
     }
 
     /// Gives the register files back.
-    pub fn recycle(self, pool: &mut Vec<Registers>) -> BlockState {
-        pool.extend(self.warps.into_iter().map(|warp| warp.registers));
+    pub fn recycle(self, pool: &mut Pool) -> BlockState {
+        pool.registers.extend(self.warps.into_iter().map(|warp| warp.registers));
         self.state
     }
 

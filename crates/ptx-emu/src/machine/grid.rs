@@ -1,11 +1,11 @@
 //! A launch: validation, and the blocks of the grid.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rayon::prelude::*;
 
-use super::block::{Block, Progress};
+use super::block::{Block, Pool, Progress};
 use super::registers::Registers;
 use super::report::{HazardSink, Place, other};
 use crate::counters::Tally;
@@ -36,6 +36,7 @@ pub(crate) struct LaunchState<'a> {
     pub warps: usize,
     pub dynamic_shared_bytes: u32,
     pub shared_bytes: u32,
+    source_positions: OnceLock<Vec<u32>>,
 }
 
 impl LaunchState<'_> {
@@ -56,6 +57,24 @@ impl LaunchState<'_> {
             None => (None, 0, Vec::new()),
         };
         Position { file, line, inlined_at, ptx_line: instruction.line, opcode: Arc::from(instruction.opcode.as_str()) }
+    }
+
+    /// A number that instructions share if they have the same opcode and come from the same source
+    /// line by the same calls, as the copies of an unrolled loop do.
+    pub fn source_position(&self, pc: u32) -> u32 {
+        let all = self.source_positions.get_or_init(|| {
+            let mut known = HashMap::new();
+            let mut numbers = Vec::with_capacity(self.kernel.code.len());
+            for (pc, instruction) in self.kernel.code.iter().enumerate() {
+                let number = instruction.loc.map_or(pc as u32, |loc| {
+                    let place = self.kernel.locations.resolve(loc, &self.kernel.module.files);
+                    *known.entry((place, instruction.opcode.as_str())).or_insert(pc as u32)
+                });
+                numbers.push(number);
+            }
+            numbers
+        });
+        all.get(pc as usize).copied().unwrap_or(pc)
     }
 
     /// Block coordinates of a linear index.
@@ -106,13 +125,15 @@ pub(crate) fn run(launch: &Launch<'_>, memory: &Memory, options: &Options) -> Re
     let outcome = if state.program.communicates {
         run_together(&state, blocks)
     } else {
-        let one = |pool: &mut Vec<Registers>, outcome: &mut Outcome, linear: u32| {
+        let one = |pool: &mut Pool, outcome: &mut Outcome, linear: u32| {
             let mut block = Block::new(&state, linear, pool);
             while block.run(&state, u64::MAX) == Progress::Paused {}
-            let finished = block.recycle(pool);
+            let mut finished = block.recycle(pool);
             if options.checks.global_races && blocks > 1 {
                 summary.lock().unwrap_or_else(PoisonError::into_inner).add(&finished.global_shadow);
             }
+            pool.global_shadow = std::mem::take(&mut finished.global_shadow);
+            pool.global_shadow.clear();
             outcome.add(finished);
         };
         let instructions = state.program.code.len();
@@ -120,7 +141,7 @@ pub(crate) fn run(launch: &Launch<'_>, memory: &Memory, options: &Options) -> Re
             (0..blocks)
                 .into_par_iter()
                 .fold(
-                    || (Vec::new(), Outcome::new(instructions)),
+                    || (Pool::default(), Outcome::new(instructions)),
                     |(mut pool, mut outcome), linear| {
                         if outcome.error.is_none() {
                             one(&mut pool, &mut outcome, linear);
@@ -133,7 +154,7 @@ pub(crate) fn run(launch: &Launch<'_>, memory: &Memory, options: &Options) -> Re
         };
         match options.threads {
             1 => {
-                let (mut pool, mut outcome) = (Vec::new(), Outcome::new(instructions));
+                let (mut pool, mut outcome) = (Pool::default(), Outcome::new(instructions));
                 for linear in 0..blocks {
                     one(&mut pool, &mut outcome, linear);
                     if outcome.error.is_some() {
@@ -180,7 +201,7 @@ pub(crate) fn run(launch: &Launch<'_>, memory: &Memory, options: &Options) -> Re
 /// thread, in turn, so that the outcome does not depend on the host.
 fn run_together(state: &LaunchState<'_>, blocks: u32) -> Outcome {
     let mut outcome = Outcome::new(state.program.code.len());
-    let mut pool = Vec::new();
+    let mut pool = Pool::default();
     let mut resident: VecDeque<Block> = VecDeque::new();
     let mut next = 0;
     let mut shadow = Default::default();
@@ -282,5 +303,6 @@ fn prepare<'a>(launch: &Launch<'a>, memory: &Memory, options: &'a Options) -> Re
         warps: warps as usize,
         dynamic_shared_bytes: launch.dynamic_shared_bytes,
         shared_bytes,
+        source_positions: OnceLock::new(),
     })
 }

@@ -1,4 +1,4 @@
-//! Collects hazards: one entry per kind and instruction, with a count.
+//! Collects hazards: one entry per kind and source position, with a count.
 
 use std::collections::HashMap;
 use std::mem::{Discriminant, discriminant};
@@ -33,7 +33,7 @@ pub(crate) struct HazardSink {
 
 impl HazardSink {
     pub fn add(&mut self, launch: &LaunchState<'_>, place: Place, kind: HazardKind) {
-        let key = (discriminant(&kind), place.pc);
+        let key = (discriminant(&kind), launch.source_position(place.pc));
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.hazard.count += 1;
             return;

@@ -56,6 +56,8 @@ pub(crate) struct Warp {
     pub local_written: Vec<bool>,
     /// For [`Step::Scatter`].
     pub targets: [u32; 32],
+    /// Instructions since lanes that are ahead last had a turn.
+    pub since_rotation: u64,
     /// The next `.sync` instruction executes with the lanes that are there.
     pub forced: bool,
 }
@@ -117,17 +119,16 @@ pub(crate) fn run(launch: &LaunchState<'_>, block: &mut BlockState, warp: &mut W
     let diverged = launch.options.schedule == Schedule::Diverged;
     let mut exec = Exec { launch, block, warp, pc: 0 };
     let mut left = quantum;
-    let mut since_rotation = 0u64;
     'pick: loop {
         if exec.warp.groups.len() > 1 && !diverged {
             exec.warp.merge();
         }
-        let rotate = since_rotation > FAIRNESS_STEPS;
+        let rotate = exec.warp.since_rotation > FAIRNESS_STEPS;
         let Some((at, stop, mut slice)) = pick(&mut exec, diverged, rotate) else {
             return if exec.warp.groups.is_empty() { Pause::Done } else { Pause::Blocked };
         };
         if rotate {
-            since_rotation = 0;
+            exec.warp.since_rotation = 0;
         }
         let Group { mut pc, lanes, .. } = exec.warp.groups[at];
         let alone = exec.warp.groups.len() == 1;
@@ -158,7 +159,7 @@ pub(crate) fn run(launch: &LaunchState<'_>, block: &mut BlockState, warp: &mut W
             tally.lanes[pc as usize] += if mask == u32::MAX { 32 } else { u64::from(mask.count_ones()) };
             if !alone {
                 tally.divergent_instructions += 1;
-                since_rotation += 1;
+                exec.warp.since_rotation += 1;
             }
             if mask == 0 {
                 pc += 1;

@@ -63,11 +63,11 @@ pub(crate) struct Tiles {
 }
 
 /// `c + a b` over the first `depth` columns of A, one product after the other in f32.
-#[multiversion(targets("x86_64+avx2+fma"))]
-pub(crate) fn multiply_accumulate(tiles: &Tiles, c: &mut [[f32; 8]; 16], depth: usize) {
+#[inline(always)]
+fn multiply_add(tiles: &Tiles, c: &mut [[f32; 8]; 16], depth: usize) {
     for (a, sums) in tiles.a.iter().zip(c) {
         let mut row = *sums;
-        for (value, b) in a[..depth.min(16)].iter().zip(&tiles.b) {
+        for (value, b) in a[..depth].iter().zip(&tiles.b) {
             for (sum, other) in row.iter_mut().zip(b) {
                 *sum += value * other;
             }
@@ -76,23 +76,78 @@ pub(crate) fn multiply_accumulate(tiles: &Tiles, c: &mut [[f32; 8]; 16], depth: 
     }
 }
 
-/// The two 16-bit floats of each lane, in order.
-#[multiversion(targets("x86_64+avx2"))]
-pub(crate) fn widen_halves(packed: &[u32; 32], bfloat: bool) -> [f32; 64] {
-    let mut halves = [0u16; 64];
-    for lane in 0..32 {
-        halves[2 * lane] = packed[lane] as u16;
-        halves[2 * lane + 1] = (packed[lane] >> 16) as u16;
+#[multiversion(targets("x86_64+avx2+fma"))]
+pub(crate) fn multiply_accumulate(tiles: &Tiles, c: &mut [[f32; 8]; 16], depth: usize) {
+    multiply_add(tiles, c, depth.min(16));
+}
+
+/// The product of 16-bit operands in the registers of a warp, 16 columns deep, with f32 sums: see
+/// [`crate::instructions`] on `mma` for the layout.
+#[multiversion(targets("x86_64+avx2+fma"))]
+pub(crate) fn multiply_halves(a: &[[u32; 32]; 4], b: &[[u32; 32]; 2], c: &mut [[u32; 32]; 4], bfloat: bool) {
+    let mut tiles = Tiles { a: [[0.0; 16]; 16], b: [[0.0; 8]; 16] };
+    for (register, words) in a.iter().enumerate() {
+        let block = widen(words, bfloat);
+        let (down, right) = (8 * (register & 1), 8 * (register >> 1));
+        for line in 0..8 {
+            for column in 0..8 {
+                tiles.a[down + line][right + column] = block[8 * line + column];
+            }
+        }
     }
+    for (register, words) in b.iter().enumerate() {
+        let block = widen(words, bfloat);
+        for line in 0..8 {
+            for column in 0..8 {
+                tiles.b[8 * register + line][column] = block[8 * column + line];
+            }
+        }
+    }
+    let mut sums = [[0.0f32; 8]; 16];
+    for row in 0..16 {
+        for pair in 0..4 {
+            let lane = 4 * (row % 8) + pair;
+            let first = 2 * (row / 8);
+            sums[row][2 * pair] = f32::from_bits(c[first][lane]);
+            sums[row][2 * pair + 1] = f32::from_bits(c[first + 1][lane]);
+        }
+    }
+    multiply_add(&tiles, &mut sums, 16);
+    for row in 0..16 {
+        for value in &mut sums[row] {
+            *value = if value.is_nan() { f32::from_bits(0x7fff_ffff) } else { *value };
+        }
+        for pair in 0..4 {
+            let lane = 4 * (row % 8) + pair;
+            let first = 2 * (row / 8);
+            c[first][lane] = sums[row][2 * pair].to_bits();
+            c[first + 1][lane] = sums[row][2 * pair + 1].to_bits();
+        }
+    }
+}
+
+/// The two 16-bit floats of each lane, in order.
+#[inline(always)]
+fn widen(packed: &[u32; 32], bfloat: bool) -> [f32; 64] {
     let mut out = [0.0; 64];
     if bfloat {
-        for (value, half) in out.iter_mut().zip(halves) {
-            *value = bf16_to_f32(half);
+        for at in 0..64 {
+            out[at] = bf16_to_f32((packed[at / 2] >> (16 * (at % 2))) as u16);
         }
     } else {
-        for (value, half) in out.iter_mut().zip(halves) {
-            *value = f16_to_f32(half);
+        let mut halves = [0u16; 64];
+        for lane in 0..32 {
+            halves[2 * lane] = packed[lane] as u16;
+            halves[2 * lane + 1] = (packed[lane] >> 16) as u16;
+        }
+        for at in 0..64 {
+            out[at] = f16_to_f32(halves[at]);
         }
     }
     out
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+pub(crate) fn widen_halves(packed: &[u32; 32], bfloat: bool) -> [f32; 64] {
+    widen(packed, bfloat)
 }

@@ -74,7 +74,11 @@ fn draw(seed: u64, function: u32, operand: u64) -> f64 {
 /// The result of an approximate instruction: `exact` rounded to f32, or a neighbour within the bound.
 pub(crate) fn approximate(options: &Options, function: Function, operand: f32, exact: f64) -> f32 {
     let rounded = exact as f32;
-    let fixed = rounded == 0.0 || !rounded.is_finite() || operand == 0.0 || rounded.abs() < f32::MIN_POSITIVE;
+    let fixed = operand.is_infinite()
+        || rounded == 0.0
+        || !rounded.is_finite()
+        || operand == 0.0
+        || rounded.abs() < f32::MIN_POSITIVE;
     if options.numerics == Numerics::Rounded || fixed {
         return rounded;
     }

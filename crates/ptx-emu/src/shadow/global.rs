@@ -79,11 +79,14 @@ struct Page {
     shift: u32,
     cells: Vec<Cell>,
     readers: HashMap<u32, Vec<Stamp>>,
+    /// Whether any cell was written.
+    written: bool,
 }
 
 impl Page {
     fn new() -> Self {
-        Page { shift: 2, cells: vec![Cell::default(); (PAGE_BYTES / 4) as usize], readers: HashMap::new() }
+        let cells = vec![Cell::default(); (PAGE_BYTES / 4) as usize];
+        Page { shift: 2, cells, readers: HashMap::new(), written: false }
     }
 
     fn refine(&mut self, shift: u32) {
@@ -104,9 +107,25 @@ impl Page {
 pub(crate) struct GlobalShadow {
     /// By allocation, then by page.
     pages: Vec<Vec<Option<Box<Page>>>>,
+    /// Pages to be used again.
+    spare: Vec<Box<Page>>,
 }
 
 impl GlobalShadow {
+    /// Forgets all accesses and keeps the memory.
+    pub fn clear(&mut self) {
+        for slot in self.pages.iter_mut().flatten() {
+            if let Some(mut page) = slot.take()
+                && page.shift == 2
+            {
+                page.cells.fill(Cell::default());
+                page.readers.clear();
+                page.written = false;
+                self.spare.push(page);
+            }
+        }
+    }
+
     /// The page that holds `offset` of an allocation, with cells no larger than `bytes`.
     #[inline]
     fn page(&mut self, allocation: usize, offset: u64, bytes: u32) -> &mut Page {
@@ -118,7 +137,8 @@ impl GlobalShadow {
         if pages.len() <= index {
             pages.resize_with(index + 1, || None);
         }
-        let page = pages[index].get_or_insert_with(|| Box::new(Page::new()));
+        let spare = &mut self.spare;
+        let page = pages[index].get_or_insert_with(|| spare.pop().unwrap_or_else(|| Box::new(Page::new())));
         if bytes < 4 && bytes.trailing_zeros() < page.shift {
             page.refine(bytes.trailing_zeros());
         }
@@ -190,6 +210,7 @@ impl GlobalShadow {
         same_value: impl Fn() -> bool,
     ) -> Option<Event> {
         let page = self.page(allocation, offset, bytes);
+        page.written = true;
         let first = ((offset % PAGE_BYTES) >> page.shift) as usize;
         let count = (bytes >> page.shift).max(1) as usize;
         let mut conflict = None;
@@ -260,11 +281,6 @@ impl Extent {
         }
     }
 
-    fn merge(&mut self, other: Extent) {
-        self.low = self.low.min(other.low);
-        self.high = self.high.max(other.high);
-    }
-
     fn is_empty(self) -> bool {
         self.low == NONE
     }
@@ -306,13 +322,16 @@ impl Summary {
                     summary.shift = page.shift;
                 }
                 let times = 1usize << (page.shift - summary.shift);
+                if times == 1 && !page.written {
+                    for ((_, reads), cell) in summary.cells.iter_mut().zip(&page.cells) {
+                        reads.add(cell.read);
+                    }
+                    continue;
+                }
                 for (cells, cell) in summary.cells.chunks_mut(times).zip(&page.cells) {
-                    let (mut writes, mut reads) = (Extent::EMPTY, Extent::EMPTY);
-                    writes.add(cell.write);
-                    reads.add(cell.read);
-                    for (all_writes, all_reads) in cells {
-                        all_writes.merge(writes);
-                        all_reads.merge(reads);
+                    for (writes, reads) in cells {
+                        writes.add(cell.write);
+                        reads.add(cell.read);
                     }
                 }
             }

@@ -21,9 +21,7 @@ fn logic() {
             compare(&instruction, out, |[a, b, ..]| build(bits, |at| model(bit(a, at), bit(b, at))));
         }
         compare(&format!("not.b{bits} {r}0, {r}1;"), out, |[a, ..]| build(bits, |at| 1 - bit(a, at)));
-        compare(&format!("cnot.b{bits} {r}0, {r}1;"), out, |[a, ..]| {
-            u64::from((0..bits).all(|at| bit(a, at) == 0))
-        });
+        compare(&format!("cnot.b{bits} {r}0, {r}1;"), out, |[a, ..]| u64::from((0..bits).all(|at| bit(a, at) == 0)));
     }
     compare("and.pred %p0, %p1, %p2;", Out::Predicate, |[a, b, ..]| a & b & 1);
     compare("or.pred %p0, %p1, %p2;", Out::Predicate, |[a, b, ..]| (a | b) & 1);

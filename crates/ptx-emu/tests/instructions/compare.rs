@@ -23,9 +23,13 @@ fn integers() {
     for comparison in ["eq", "ne", "lt", "le", "gt", "ge"] {
         let check = |ty: &str, r: &str, order: fn(u64, u64) -> std::cmp::Ordering| {
             let instruction = format!("setp.{comparison}.{ty} %p0|%p5, {r}1, {r}2;");
-            compare(&instruction, Out::Predicate, |[a, b, ..]| {
-                if holds(comparison, Some(order(a, b))) { 1 } else { 2 }
-            });
+            compare(
+                &instruction,
+                Out::Predicate,
+                |[a, b, ..]| {
+                    if holds(comparison, Some(order(a, b))) { 1 } else { 2 }
+                },
+            );
         };
         check("u16", "%h", |a, b| (a as u16).cmp(&(b as u16)));
         check("s16", "%h", |a, b| (a as i16).cmp(&(b as i16)));
@@ -86,9 +90,13 @@ fn combined_with_a_predicate() {
 
 #[test]
 fn set_gives_a_number() {
-    compare("set.lt.u32.s32 %r0, %r1, %r2;", Out::Word, |[a, b, ..]| {
-        if (a as i32) < b as i32 { 0xffff_ffff } else { 0 }
-    });
+    compare(
+        "set.lt.u32.s32 %r0, %r1, %r2;",
+        Out::Word,
+        |[a, b, ..]| {
+            if (a as i32) < b as i32 { 0xffff_ffff } else { 0 }
+        },
+    );
     compare("set.gt.f32.f32 %r0, %r1, %r2;", Out::Word, |[a, b, ..]| {
         if f32::from_bits(a as u32) > f32::from_bits(b as u32) { u64::from(1.0f32.to_bits()) } else { 0 }
     });

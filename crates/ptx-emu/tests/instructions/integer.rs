@@ -1,6 +1,6 @@
 //! Integer arithmetic, modelled in 128 bits.
 
-use crate::harness::{Out, compare, compare_on, any_inputs};
+use crate::harness::{Out, any_inputs, compare, compare_on};
 
 /// An integer type: width and sign.
 #[derive(Clone, Copy)]
