@@ -62,6 +62,7 @@ impl fmt::Display for LaunchPlan {
 
 /// A kernel's parameter struct. Every struct begins with its tensors' addresses.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(clippy::enum_variant_names, reason = "each variant has the name of its struct")]
 pub(crate) enum Params {
     AttentionForward(AttentionForwardParams),
     SoftmaxForward(SoftmaxForwardParams),
@@ -82,6 +83,7 @@ impl Params {
 
 /// How a plan runs.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "a plan is made once and holds one of these")]
 pub(crate) enum Execution {
     /// On the processor, from the problem itself.
     Cpu,

@@ -142,11 +142,11 @@ mod tests {
                 writer.set_stat(0, row, row as f32);
             }
         });
-        for row in 0..42 {
+        for (row, stat) in stats.iter().enumerate() {
             let (b, l, h) = (row / 14, row % 7, row / 7 % 2);
             let start = b * 70 + l * 10 + h * 5;
             assert_eq!(values[start..start + 5], [row as f32 + 1.0; 5]);
-            assert_eq!(stats[row], row as f32);
+            assert_eq!(*stat, row as f32);
         }
     }
 

@@ -43,10 +43,15 @@ pub struct Closeness {
     pub relative_rms: f64,
 }
 
-/// Holds a low-precision result to the error of the unfused computation: `max|x - oracle| <= factor * max|naive - oracle|
-/// + one ulp at max|oracle|`, and the root mean square of the differences to `factor` times naive's plus two unit roundoffs
-/// of the oracle's. In f32 four ulps are allowed: there the accumulator is no wider than the result, so that naive's own
-/// error is a matter of luck. The factor is 2 for results and 3 for gradients.
+/// Holds a low-precision result to the error of the unfused computation.
+///
+/// ```text
+/// max |x - oracle| <= factor * max |naive - oracle| + one ulp at max |oracle|        (four in f32)
+/// rms(x - oracle)  <= factor * rms(naive - oracle) + two unit roundoffs of rms(oracle)
+/// ```
+///
+/// The factor is 2 for results and 3 for gradients. In f32 the accumulator is no wider than the result, so that naive's own
+/// error is a matter of luck: hence the four ulps.
 ///
 /// # Errors
 /// The worst [`Mismatch`]: first an infinity or NaN at another place than in the oracle, then an element over the

@@ -4,6 +4,7 @@ mod element;
 mod host;
 mod layout;
 mod lengths;
+mod raw;
 mod view;
 
 pub use element::Element;
@@ -11,7 +12,6 @@ pub(crate) use element::Float;
 pub(crate) use host::HostBuffer;
 pub use layout::{Dims, Layout, MAX_RANK};
 pub use lengths::{LengthsSpec, SeqLens};
-#[cfg_attr(not(any(feature = "cuda", feature = "emulator")), allow(unused_imports))]
 pub(crate) use view::{Data, DataMut};
 pub use view::{TensorMut, TensorRef};
 
@@ -251,7 +251,8 @@ impl TensorSpec {
         let layout = &self.layout;
         let leading = layout.rank().saturating_sub(1);
         self.alignment_bytes >= 16
-            && (0..leading)
-                .all(|axis| layout.shape()[axis] <= 1 || layout.strides()[axis] * self.dtype.size_bytes() % 16 == 0)
+            && (0..leading).all(|axis| {
+                layout.shape()[axis] <= 1 || (layout.strides()[axis] * self.dtype.size_bytes()).is_multiple_of(16)
+            })
     }
 }

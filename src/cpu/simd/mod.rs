@@ -134,8 +134,16 @@ fn exp2<const FUSED: bool>(x: f32) -> f32 {
     /// Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
     /// ln(2)^k / k!, highest power first.
-    const COEFFICIENTS: [f32; 8] =
-        [1.525_273_4e-5, 1.540_353_1e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_410_9e-2, 0.240_226_5, 0.693_147_2, 1.0];
+    const COEFFICIENTS: [f32; 8] = [
+        1.525_273_4e-5,
+        1.540_353_1e-4,
+        1.333_355_8e-3,
+        9.618_129e-3,
+        5.550_411e-2,
+        0.240_226_5,
+        std::f32::consts::LN_2,
+        1.0,
+    ];
     let bounded = if x < -126.0 { -126.0 } else { x };
     let integer = (bounded + ROUND) - ROUND;
     let fraction = bounded - integer;

@@ -1,6 +1,7 @@
 //! From parsed instructions to the compact form that is executed: registers become rows of a
 //! register file, immediates and parameters become constant rows, modifiers become handlers.
 
+mod allocation;
 mod form;
 pub(crate) mod layout;
 mod operands;
@@ -15,7 +16,8 @@ pub(crate) use operands::Address;
 use crate::Error;
 use crate::instructions;
 use crate::machine::Handler;
-use crate::module::{Class, Kernel};
+use crate::module::{Class, Instruction, Kernel};
+use allocation::Access;
 use layout::{LocalLayout, SharedLayout};
 use special::Special;
 
@@ -74,6 +76,7 @@ impl Inst {
 }
 
 /// What the addresses of symbols depend on.
+#[derive(Clone, Copy)]
 pub(crate) struct Bindings<'a> {
     pub parameters: &'a [u8],
     /// Addresses of `.global` and `.const` variables.
@@ -108,6 +111,8 @@ pub(crate) struct Decoder<'a> {
     pub bindings: Bindings<'a>,
     pub program: Program,
     register_rows: Vec<Option<u32>>,
+    /// What the current instruction reads and writes.
+    access: Access,
     word_constant_rows: HashMap<u32, u32>,
     long_constant_rows: HashMap<u64, u32>,
     predicate_constant_rows: [Option<u32>; 2],
@@ -116,51 +121,84 @@ pub(crate) struct Decoder<'a> {
     sinks: [Option<u32>; 3],
 }
 
-/// Decodes a whole kernel.
+/// Decodes a whole kernel, twice: once to see what its instructions read and write, and once with the rows that follow
+/// from it.
 pub(crate) fn decode(kernel: &Kernel, bindings: Bindings<'_>) -> Result<Program, Error> {
-    let mut decoder = Decoder {
-        kernel,
-        bindings,
-        program: Program {
-            code: Vec::with_capacity(kernel.code.len()),
-            word_rows: 0,
-            long_rows: 0,
-            predicate_rows: 0,
-            word_constants: Vec::new(),
-            long_constants: Vec::new(),
-            predicate_constants: Vec::new(),
-            word_specials: Vec::new(),
-            long_specials: Vec::new(),
-            word_names: HashMap::new(),
-            long_names: HashMap::new(),
-            predicate_names: HashMap::new(),
-            tables: Vec::new(),
-            shared: SharedLayout::of(kernel),
-            local: LocalLayout::of(kernel)?,
-            communicates: false,
-        },
-        register_rows: vec![None; kernel.registers.len()],
-        word_constant_rows: HashMap::new(),
-        long_constant_rows: HashMap::new(),
-        predicate_constant_rows: [None; 2],
-        word_special_rows: HashMap::new(),
-        long_special_rows: HashMap::new(),
-        sinks: [None; 3],
-    };
+    let mut draft = Decoder::new(kernel, bindings)?;
+    let mut accesses = Vec::with_capacity(kernel.code.len());
     for instruction in &kernel.code {
-        let mut form = Form::new(instruction);
-        let mut inst = instructions::decode(&mut decoder, &mut form)?;
-        form.finish()?;
-        if let Some((register, negated)) = instruction.guard {
-            inst.guard = decoder.register_row(register);
-            inst.guard_negated = negated;
-        }
+        draft.instruction(instruction)?;
+        accesses.push(std::mem::take(&mut draft.access));
+    }
+    let rows = allocation::allocate(kernel, &accesses);
+    let mut decoder = Decoder::new(kernel, bindings)?;
+    decoder.use_rows(&rows);
+    for instruction in &kernel.code {
+        let inst = decoder.instruction(instruction)?;
         decoder.program.code.push(inst);
     }
     Ok(decoder.program)
 }
 
-impl Decoder<'_> {
+impl<'a> Decoder<'a> {
+    fn new(kernel: &'a Kernel, bindings: Bindings<'a>) -> Result<Self, Error> {
+        Ok(Decoder {
+            kernel,
+            bindings,
+            program: Program {
+                code: Vec::with_capacity(kernel.code.len()),
+                word_rows: 0,
+                long_rows: 0,
+                predicate_rows: 0,
+                word_constants: Vec::new(),
+                long_constants: Vec::new(),
+                predicate_constants: Vec::new(),
+                word_specials: Vec::new(),
+                long_specials: Vec::new(),
+                word_names: HashMap::new(),
+                long_names: HashMap::new(),
+                predicate_names: HashMap::new(),
+                tables: Vec::new(),
+                shared: SharedLayout::of(kernel),
+                local: LocalLayout::of(kernel)?,
+                communicates: false,
+            },
+            register_rows: vec![None; kernel.registers.len()],
+            access: Access::default(),
+            word_constant_rows: HashMap::new(),
+            long_constant_rows: HashMap::new(),
+            predicate_constant_rows: [None; 2],
+            word_special_rows: HashMap::new(),
+            long_special_rows: HashMap::new(),
+            sinks: [None; 3],
+        })
+    }
+
+    /// Fixes the rows of word and long registers.
+    fn use_rows(&mut self, rows: &allocation::Rows) {
+        self.register_rows.clone_from(&rows.of);
+        self.program.word_rows = rows.words;
+        self.program.long_rows = rows.longs;
+        for (register, row) in rows.of.iter().enumerate().filter(|(register, _)| rows.own[*register]) {
+            let (Some(row), declared) = (row, &self.kernel.registers[register]) else { continue };
+            match declared.ty.class() {
+                Class::Word => self.program.word_names.insert(*row, declared.name.clone()),
+                _ => self.program.long_names.insert(*row, declared.name.clone()),
+            };
+        }
+    }
+
+    fn instruction(&mut self, instruction: &Instruction) -> Result<Inst, Error> {
+        let mut form = Form::new(instruction);
+        let mut inst = instructions::decode(self, &mut form)?;
+        form.finish()?;
+        if let Some((register, negated)) = instruction.guard {
+            inst.guard = self.read_row(register);
+            inst.guard_negated = negated;
+        }
+        Ok(inst)
+    }
+
     fn new_row(&mut self, class: Class) -> u32 {
         let counter = match class {
             Class::Word => &mut self.program.word_rows,
@@ -171,21 +209,28 @@ impl Decoder<'_> {
         *counter - 1
     }
 
-    /// The row of a declared register.
-    pub fn register_row(&mut self, register: u32) -> u32 {
+    /// The row of a register that the instruction reads.
+    pub fn read_row(&mut self, register: u32) -> u32 {
+        self.access.reads.push(register);
+        self.register_row(register)
+    }
+
+    /// The row of a register that the instruction writes.
+    pub fn write_row(&mut self, register: u32) -> u32 {
+        self.access.writes.push(register);
+        self.register_row(register)
+    }
+
+    fn register_row(&mut self, register: u32) -> u32 {
         if let Some(row) = self.register_rows[register as usize] {
             return row;
         }
         let declared = &self.kernel.registers[register as usize];
-        let class = declared.ty.class();
-        let name = declared.name.clone();
-        let row = self.new_row(class);
+        let row = self.new_row(declared.ty.class());
         self.register_rows[register as usize] = Some(row);
-        match class {
-            Class::Word => self.program.word_names.insert(row, name),
-            Class::Long => self.program.long_names.insert(row, name),
-            Class::Predicate => self.program.predicate_names.insert(row, name),
-        };
+        if declared.ty.class() == Class::Predicate {
+            self.program.predicate_names.insert(row, declared.name.clone());
+        }
         row
     }
 

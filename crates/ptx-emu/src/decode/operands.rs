@@ -21,14 +21,8 @@ impl Decoder<'_> {
     pub fn source(&mut self, form: &Form<'_>, operand: &Operand, ty: ScalarType) -> Result<u32, Error> {
         match operand {
             Operand::Register(id) => {
-                let declared = self.kernel.registers[*id as usize].ty;
-                if declared.class() != ty.class() {
-                    return Err(form.unsupported(format!(
-                        "register `{}` has type {declared:?}, the instruction needs {ty:?}",
-                        self.kernel.registers[*id as usize].name
-                    )));
-                }
-                Ok(self.register_row(*id))
+                self.check_class(form, *id, ty)?;
+                Ok(self.read_row(*id))
             }
             Operand::Immediate(literal) => {
                 let bits = literal.bits(ty);
@@ -57,6 +51,15 @@ impl Decoder<'_> {
         }
     }
 
+    fn check_class(&self, form: &Form<'_>, register: u32, ty: ScalarType) -> Result<(), Error> {
+        let declared = &self.kernel.registers[register as usize];
+        if declared.ty.class() == ty.class() {
+            return Ok(());
+        }
+        let (name, has) = (&declared.name, declared.ty);
+        Err(form.unsupported(format!("register `{name}` has type {has:?}, the instruction needs {ty:?}")))
+    }
+
     fn special(&mut self, special: Special, class: Class) -> Option<u32> {
         let (rows, list) = match class {
             Class::Word => (&mut self.word_special_rows, &mut self.program.word_specials),
@@ -77,7 +80,10 @@ impl Decoder<'_> {
     /// The row of a destination operand of that type.
     pub fn destination(&mut self, form: &Form<'_>, operand: &Operand, ty: ScalarType) -> Result<u32, Error> {
         match operand {
-            Operand::Register(_) => self.source(form, operand, ty),
+            Operand::Register(id) => {
+                self.check_class(form, *id, ty)?;
+                Ok(self.write_row(*id))
+            }
             Operand::Sink => Ok(self.sink(ty.class())),
             _ => Err(form.unsupported("the destination must be a register")),
         }
@@ -90,7 +96,7 @@ impl Decoder<'_> {
                 if self.kernel.registers[*id as usize].ty != ScalarType::Pred {
                     return Err(form.unsupported("only a predicate can be negated"));
                 }
-                Ok((self.register_row(*id), true))
+                Ok((self.read_row(*id), true))
             }
             other => Ok((self.source(form, other, ScalarType::Pred)?, false)),
         }
@@ -121,7 +127,7 @@ impl Decoder<'_> {
                 if class == Class::Predicate {
                     return Err(form.unsupported("a predicate is not an address"));
                 }
-                Ok(Address { row: self.register_row(*id), long: class == Class::Long, offset: *offset })
+                Ok(Address { row: self.read_row(*id), long: class == Class::Long, offset: *offset })
             }
             Operand::Symbol(name, more) => {
                 let value = self.symbol(form, name)?.wrapping_add(*more as u64);

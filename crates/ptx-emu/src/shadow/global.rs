@@ -81,12 +81,20 @@ struct Page {
     readers: HashMap<u32, Vec<Stamp>>,
     /// Whether any cell was written.
     written: bool,
+    /// One bit per 64 bytes that were accessed.
+    touched: u64,
 }
 
 impl Page {
     fn new() -> Self {
         let cells = vec![Cell::default(); (PAGE_BYTES / 4) as usize];
-        Page { shift: 2, cells, readers: HashMap::new(), written: false }
+        Page { shift: 2, cells, readers: HashMap::new(), written: false, touched: 0 }
+    }
+
+    /// The cells of each 64 bytes that were accessed.
+    fn touched_cells(&self) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
+        let (touched, cells) = (self.touched, 64usize >> self.shift);
+        (0..64).filter(move |chunk| touched >> chunk & 1 != 0).map(move |chunk| chunk * cells..(chunk + 1) * cells)
     }
 
     fn refine(&mut self, shift: u32) {
@@ -108,7 +116,7 @@ pub(crate) struct GlobalShadow {
     /// By allocation, then by page.
     pages: Vec<Vec<Option<Box<Page>>>>,
     /// Pages to be used again.
-    spare: Vec<Box<Page>>,
+    spare: Vec<Page>,
 }
 
 impl GlobalShadow {
@@ -118,10 +126,12 @@ impl GlobalShadow {
             if let Some(mut page) = slot.take()
                 && page.shift == 2
             {
-                page.cells.fill(Cell::default());
+                for range in page.touched_cells() {
+                    page.cells[range].fill(Cell::default());
+                }
                 page.readers.clear();
-                page.written = false;
-                self.spare.push(page);
+                (page.written, page.touched) = (false, 0);
+                self.spare.push(*page);
             }
         }
     }
@@ -138,10 +148,11 @@ impl GlobalShadow {
             pages.resize_with(index + 1, || None);
         }
         let spare = &mut self.spare;
-        let page = pages[index].get_or_insert_with(|| spare.pop().unwrap_or_else(|| Box::new(Page::new())));
+        let page = pages[index].get_or_insert_with(|| Box::new(spare.pop().unwrap_or_else(Page::new)));
         if bytes < 4 && bytes.trailing_zeros() < page.shift {
             page.refine(bytes.trailing_zeros());
         }
+        page.touched |= 1 << (offset % PAGE_BYTES / 64);
         page
     }
 
@@ -322,16 +333,18 @@ impl Summary {
                     summary.shift = page.shift;
                 }
                 let times = 1usize << (page.shift - summary.shift);
-                if times == 1 && !page.written {
-                    for ((_, reads), cell) in summary.cells.iter_mut().zip(&page.cells) {
-                        reads.add(cell.read);
+                for range in page.touched_cells() {
+                    let cells = &page.cells[range.clone()];
+                    let all = &mut summary.cells[range.start * times..range.end * times];
+                    if times == 1 && !page.written {
+                        all.iter_mut().zip(cells).for_each(|((_, reads), cell)| reads.add(cell.read));
+                        continue;
                     }
-                    continue;
-                }
-                for (cells, cell) in summary.cells.chunks_mut(times).zip(&page.cells) {
-                    for (writes, reads) in cells {
-                        writes.add(cell.write);
-                        reads.add(cell.read);
+                    for (parts, cell) in all.chunks_mut(times).zip(cells) {
+                        for (writes, reads) in parts {
+                            writes.add(cell.write);
+                            reads.add(cell.read);
+                        }
                     }
                 }
             }
