@@ -78,7 +78,11 @@ pub(crate) fn tokenize(source: &str) -> Result<Vec<Token<'_>>, Error> {
                 continue;
             }
             b'.' if bytes.get(at + 1).is_some_and(|next| is_name(*next)) => {
-                at = dotted_end(bytes, at);
+                // `.reg.b32` are two of them.
+                at += 1;
+                while at < bytes.len() && is_name(bytes[at]) {
+                    at += 1;
+                }
                 Kind::Directive
             }
             byte if byte.is_ascii_digit() => {
