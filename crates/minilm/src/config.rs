@@ -99,25 +99,6 @@ impl Config {
     pub(crate) fn pad_token(&self) -> u32 {
         self.pad_token_id
     }
-
-    /// A configuration of given sizes, for tests.
-    #[cfg(test)]
-    pub(crate) fn tiny() -> Config {
-        Config {
-            vocab_size: 23,
-            hidden_size: 24,
-            num_layers: 2,
-            num_heads: 3,
-            intermediate_size: 40,
-            max_positions: 16,
-            num_token_types: 2,
-            layer_norm_eps: 1e-12,
-            model_type: "bert".to_string(),
-            hidden_act: "gelu".to_string(),
-            position_embedding_type: absolute(),
-            pad_token_id: 0,
-        }
-    }
 }
 
 /// Reads a file of the model.

@@ -19,7 +19,7 @@ fn corpus() -> Vec<String> {
         for path in entries {
             if path.is_dir() {
                 folders.push(path);
-            } else {
+            } else if path.extension().is_some_and(|extension| extension == "ptx") {
                 all.push(std::fs::read_to_string(path).unwrap());
             }
         }

@@ -240,7 +240,7 @@ fn shared(x: &mut Exec<'_>, i: &Inst, all: &[u64; 32], mask: u32, operands: Oper
         old[lane] = before;
         x.check_shared_write(lane, address, bytes, true, &after);
         put(&mut x.block.shared, address as usize, bytes, &after);
-        acquire(x, i, 1 << lane, all, true);
+        acquire(x, i.flags & ORDERED != 0, 1 << lane, all, true);
         extend_release(x, i.flags & ORDERED != 0, all[lane], true);
     }
     true
@@ -275,7 +275,7 @@ fn in_global(
         }
         // Kernels with atomics on global memory run on one host thread, so this is not torn.
         x.launch.allocations[index].store(offset, bytes, &after);
-        acquire(x, i, 1 << lane, all, false);
+        acquire(x, i.flags & ORDERED != 0, 1 << lane, all, false);
         extend_release(x, i.flags & ORDERED != 0, all[lane], false);
     }
     true

@@ -346,7 +346,9 @@ fn function(d: &mut Decoder<'_>, f: &Form<'_>) -> Result<Inst, Error> {
         let handler: Handler = match (function, mode) {
             (Function::Reciprocal, Some(Rounding::Nearest)) => long1!(|a| canonical64(1.0 / f64::from_bits(a))),
             (Function::Sqrt, Some(Rounding::Nearest)) => long1!(|a| canonical64(f64::from_bits(a).sqrt())),
-            _ => return Err(f.unsupported("for .f64 only rcp.rn and sqrt.rn are modelled")),
+            (Function::Reciprocal, None) if approx && ftz => long1!(|a| coarse(a, |value| 1.0 / value)),
+            (Function::ReciprocalSqrt, None) if approx && ftz => long1!(|a| coarse(a, |value| 1.0 / value.sqrt())),
+            _ => return Err(f.unsupported("this form has no .f64")),
         };
         return unary(d, f, handler, F64, F64);
     }
@@ -369,6 +371,17 @@ fn function(d: &mut Decoder<'_>, f: &Form<'_>) -> Result<Inst, Error> {
         _ => return Err(f.unsupported("a rounding mode or .approx is missing")),
     };
     flagged(unary(d, f, handler, F32, F32)?, flags)
+}
+
+/// `rcp.approx.ftz.f64` and `rsqrt.approx.ftz.f64` look at the upper half of the operand and give the upper half of a
+/// result; subnormals count as zero.
+fn coarse(bits: u64, function: impl Fn(f64) -> f64) -> u64 {
+    let upper = |bits: u64| {
+        let bits = bits & !0xffff_ffff;
+        if bits & 0x7ff0_0000_0000_0000 == 0 { bits & 1 << 63 } else { bits }
+    };
+    let value = f64::from_bits(bits);
+    if value.is_nan() { NAN64 } else { upper(canonical64(function(f64::from_bits(upper(bits))))) }
 }
 
 /// `rcp.rn`, `sqrt.rn` and the other rounding modes.

@@ -159,7 +159,10 @@ fn store(d: &mut Decoder<'_>, f: &Form<'_>) -> Result<Inst, Error> {
         Space::Shared => store_to::<SHARED>,
         Space::Local => store_to::<LOCAL>,
         Space::Generic => store_to::<GENERIC>,
-        Space::Const | Space::Param => return Err(f.unsupported("this space cannot be written")),
+        Space::Const => return Err(f.unsupported("constant memory cannot be written")),
+        Space::Param => {
+            return Err(f.unsupported("it passes an argument, and calls of device functions are not modelled"));
+        }
     };
     let register_type = register_type(d, f.operand(1)?, ty, &mut flags);
     let mut inst = Inst::new(handler);
@@ -204,7 +207,7 @@ fn load_from<const SPACE: u8>(x: &mut Exec<'_>, i: &Inst, mask: u32) -> Step {
         return Step::Fault;
     }
     if strong {
-        acquire(x, i, mask, &all, SPACE == SHARED);
+        acquire(x, i.flags & ORDERED != 0, mask, &all, SPACE == SHARED);
     }
     scatter(x, i, mask, &data);
     Step::Next
@@ -217,7 +220,7 @@ fn store_to<const SPACE: u8>(x: &mut Exec<'_>, i: &Inst, mask: u32) -> Step {
     gather(x, i, mask, &mut data);
     let strong = i.flags & STRONG != 0;
     if strong {
-        release(x, i, mask, &all, SPACE == SHARED);
+        release(x, i.flags & ORDERED != 0, mask, &all, SPACE == SHARED);
     }
     let ok = match SPACE {
         GLOBAL => global::store(x, &all, mask, bytes, strong, &data),
@@ -467,13 +470,24 @@ fn load_parameter(x: &mut Exec<'_>, all: &[u64; 32], mask: u32, bytes: u32, data
     true
 }
 
+/// Where a synchronising access counts: whether in shared memory, and the address there. Generic addresses are sorted
+/// out, so that they meet accesses that name the space.
+fn sync_place(address: u64, shared: bool) -> (bool, u64) {
+    match window_of(address) {
+        _ if shared => (true, address),
+        Space::Shared => (true, address - SHARED_WINDOW),
+        _ => (false, address),
+    }
+}
+
 /// A strong load sees what was published at its address: `acquire` takes it over at once, a relaxed
 /// load leaves it to the next fence.
-pub(super) fn acquire(x: &mut Exec<'_>, i: &Inst, mask: u32, all: &[u64; 32], shared: bool) {
+pub(super) fn acquire(x: &mut Exec<'_>, ordered: bool, mask: u32, all: &[u64; 32], shared: bool) {
     for lane in each_lane(mask) {
+        let (shared, address) = sync_place(all[lane], shared);
         let map = if shared { &x.block.shared_sync } else { &x.block.global_sync };
-        let Some(knowledge) = map.get(&all[lane]) else { continue };
-        if i.flags & ORDERED != 0 {
+        let Some(knowledge) = map.get(&address) else { continue };
+        if ordered {
             x.warp.clock.acquire(knowledge);
         } else {
             x.warp.clock.observe(knowledge);
@@ -487,16 +501,17 @@ pub(super) fn published(x: &mut Exec<'_>, ordered: bool) -> Option<Knowledge> {
 }
 
 /// A strong store replaces what was published at its address.
-fn release(x: &mut Exec<'_>, i: &Inst, mask: u32, all: &[u64; 32], shared: bool) {
-    let knowledge = published(x, i.flags & ORDERED != 0);
+fn release(x: &mut Exec<'_>, ordered: bool, mask: u32, all: &[u64; 32], shared: bool) {
+    let knowledge = published(x, ordered);
     for lane in each_lane(mask) {
+        let (shared, address) = sync_place(all[lane], shared);
         let map = if shared { &mut x.block.shared_sync } else { &mut x.block.global_sync };
         match &knowledge {
             Some(knowledge) => {
-                map.insert(all[lane], knowledge.clone());
+                map.insert(address, knowledge.clone());
             }
             None => {
-                map.remove(&all[lane]);
+                map.remove(&address);
             }
         }
     }

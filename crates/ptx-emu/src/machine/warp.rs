@@ -249,6 +249,7 @@ fn synchronize(exec: &mut Exec<'_>, inst: &Inst, at: usize, lanes: u32, mask: u3
     };
     let missing = required & !mask;
     if missing == 0 {
+        exec.warp.forced = false;
         return true;
     }
     if std::mem::take(&mut exec.warp.forced) {

@@ -16,6 +16,8 @@ pub struct Bench {
     pub options: Options,
     pub grid: [u32; 3],
     pub block: [u32; 3],
+    /// Size of the last parameter; the others have 8 bytes.
+    pub last_parameter_bytes: usize,
 }
 
 impl Bench {
@@ -31,6 +33,7 @@ impl Bench {
             options: Options::new(Architecture::Sm80),
             grid: [1; 3],
             block: [64, 1, 1],
+            last_parameter_bytes: 8,
         }
     }
 
@@ -70,7 +73,10 @@ impl Bench {
 
     pub fn try_run(&self, kernel: &str, params: &[u64]) -> Result<Report, ptx_emu::Error> {
         let bytes: Vec<[u8; 8]> = params.iter().map(|p| p.to_le_bytes()).collect();
-        let params: Vec<&[u8]> = bytes.iter().map(|b| &b[..]).collect();
+        let mut params: Vec<&[u8]> = bytes.iter().map(|b| &b[..]).collect();
+        if let Some(last) = params.last_mut() {
+            *last = &last[..self.last_parameter_bytes];
+        }
         let launch = Launch {
             kernel: self.module.kernel(kernel)?,
             grid: self.grid,

@@ -75,8 +75,8 @@ fn floats() {
 
 #[test]
 fn combined_with_a_predicate() {
-    let combine: [(&str, fn(u64, u64) -> u64); 3] =
-        [("and", |a, b| a & b), ("or", |a, b| a | b), ("xor", |a, b| a ^ b)];
+    type Model = fn(u64, u64) -> u64;
+    let combine: [(&str, Model); 3] = [("and", |a, b| a & b), ("or", |a, b| a | b), ("xor", |a, b| a ^ b)];
     for (name, model) in combine {
         for (negation, flip) in [("", 0), ("!", 1)] {
             let instruction = format!("setp.lt.{name}.u32 %p0|%p5, %r1, %r2, {negation}%p3;");

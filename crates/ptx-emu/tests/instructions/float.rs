@@ -194,6 +194,13 @@ fn extremes() {
     }
 }
 
+/// Doubles of moderate size.
+fn double_inputs() -> Vec<Inputs> {
+    let mut state = 7;
+    let mut one = || random(&mut state) & 0x800f_ffff_ffff_ffff | (1000 + random(&mut state) % 48) << 52;
+    (0..1024).map(|_| std::array::from_fn(|_| one())).collect()
+}
+
 #[test]
 fn double_precision() {
     let f = f64::from_bits;
@@ -204,6 +211,10 @@ fn double_precision() {
     compare("div.rn.f64 %d0, %d1, %d2;", Out::Long, |[a, b, ..]| bits(f(a) / f(b)));
     compare("fma.rn.f64 %d0, %d1, %d2, %d3;", Out::Long, |[a, b, c, _]| bits(f(a).mul_add(f(b), f(c))));
     compare("sqrt.rn.f64 %d0, %d1;", Out::Long, |[a, ..]| bits(f(a).sqrt()));
+    // Enough for the first step of a division: 20 bits of the exact result.
+    compare_on("rcp.approx.ftz.f64 %d0, %d1;", Out::Long, &double_inputs(), |[a, ..]| {
+        Some((1.0 / f64::from_bits(a & !0xffff_ffff)).to_bits() & !0xffff_ffff)
+    });
     compare("neg.f64 %d0, %d1;", Out::Long, |[a, ..]| a ^ 1 << 63);
 }
 

@@ -105,7 +105,7 @@ fn saturation() {
     compare("add.sat.s32 %r0, %r1, %r2;", Out::Word, |[a, b, ..]| clamp(int.value(a) + int.value(b)));
     compare("sub.sat.s32 %r0, %r1, %r2;", Out::Word, |[a, b, ..]| clamp(int.value(a) - int.value(b)));
     compare("mad.hi.sat.s32 %r0, %r1, %r2, %r3;", Out::Word, |[a, b, c, _]| {
-        clamp((int.value(a) * int.value(b) >> 32) + int.value(c))
+        clamp(((int.value(a) * int.value(b)) >> 32) + int.value(c))
     });
 }
 

@@ -1,6 +1,8 @@
 //! Matrices in shared memory and in registers. The model works on plain 2D arrays and knows the fragment layouts of
 //! the manual as functions from lane and register to row and column.
 
+#![allow(clippy::needless_range_loop, reason = "rows, columns and lanes index several arrays")]
+
 use super::half::f16_value;
 use crate::common::Bench;
 use crate::harness::random;
