@@ -13,7 +13,7 @@
 //!
 //! A call goes through three steps. The *contract* checks shapes, strides and options and makes a problem; the *plan*
 //! (pure, reusable, [`AttentionPlan::explain`]) chooses a kernel from one table; the *run* launches it on a GPU or
-//! computes the problem on the CPU. [`reference`](crate::reference) is the float64 oracle that every device is held to.
+//! computes the problem on the CPU. [`mod@reference`] is the float64 oracle that every device is held to.
 //!
 //! # Cargo features
 //! - `cuda` (default): run on NVIDIA GPUs. The driver is looked for at run time, a CUDA compiler at build time; without

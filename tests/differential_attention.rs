@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::attention::Attempt;
+use common::attention::{Attempt, check_negative_length};
 use common::{PLACEMENTS, Placement, devices, dtypes_of_attention, small};
 use warpfold::reference::{Alignment, AttentionCase};
 use warpfold::{DType, Device};
@@ -110,6 +110,15 @@ fn alignment_does_not_change_the_bits() {
         });
         for other in rest {
             assert!(other == first, "another layout gave other bits on {device}");
+        }
+    }
+}
+
+#[test]
+fn a_negative_length_is_no_length() {
+    for device in devices() {
+        for dtype in dtypes_of_attention(&device) {
+            check_negative_length(&device, *dtype, 64, "unchecked lengths");
         }
     }
 }

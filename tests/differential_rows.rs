@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::rows::RowsAttempt;
+use common::rows::{RowsAttempt, check_softmax_of_special_values};
 use common::{PLACEMENTS, Placement, devices, small};
 use warpfold::DType;
 
@@ -88,23 +88,10 @@ fn softmax_of_large_and_of_infinite_values() {
         let attempt =
             RowsAttempt { mean: 1e4, spread: 5.0, ..RowsAttempt::new(&[3, 700], DType::F32, Placement::Contiguous) };
         attempt.check_softmax(&device, "large values");
-        for columns in [5usize, 600, 5000, 20_000] {
-            let mut x = vec![f32::NEG_INFINITY; 4 * columns];
-            x[columns + 1] = 3.0; // row 1: one finite value
-            x[2 * columns] = f32::NAN; // row 2: a NaN
-            x[3 * columns..].fill(0.25); // row 3: equal values
-            let x = warpfold::Tensor::from_slice(&device, &x, [4, columns]).expect("a valid tensor");
-            let y = warpfold::Softmax::new().forward(&x).expect("a valid call").to_vec::<f32>().expect("f32");
-            let (hidden, one, nan, equal) =
-                (&y[..columns], &y[columns..2 * columns], &y[2 * columns..3 * columns], &y[3 * columns..]);
-            assert!(hidden.iter().all(|value| *value == 0.0), "a row of -inf on {device}");
-            assert!(
-                one.iter().enumerate().all(|(i, value)| *value == f32::from(i == 1)),
-                "one finite value on {device}"
-            );
-            assert!(nan.iter().all(|value| value.is_nan()), "a NaN on {device}");
-            let share = 1.0 / columns as f32;
-            assert!(equal.iter().all(|value| (value - share).abs() <= share * 1e-6), "equal values on {device}");
+        for columns in [5, 600, 5000, 20_000] {
+            for dtype in DTYPES {
+                check_softmax_of_special_values(&device, dtype, columns, "special values");
+            }
         }
     }
 }

@@ -1,9 +1,9 @@
 //! One attempt of attention: inputs, a device's result, and the oracle's verdict.
 
 use warpfold::reference::{self, Alignment, AttentionCase, compare, naive};
-use warpfold::{Attention, AttentionOutputs, DType, Device, Error, Mask, Qkv, SeqLens};
+use warpfold::{Attention, AttentionOutputs, DType, Device, Error, Mask, Qkv, SeqLens, Tensor};
 
-use super::{Placed, Placement, values};
+use super::{Placed, Placement, upload, values};
 
 /// What one case computes, on what memory.
 #[derive(Clone, Debug)]
@@ -103,4 +103,25 @@ impl Attempt {
         let outcome = self.run(device).unwrap_or_else(|error| panic!("{why} on {device}: {error}\n{self:?}"));
         self.judge(&outcome).unwrap_or_else(|mismatch| panic!("{why} on {device}: {mismatch}\n{self:?}"))
     }
+}
+
+/// A negative length that nobody checked counts as 0.
+pub fn check_negative_length(device: &Device, dtype: DType, head_dim: usize, why: &str) {
+    let forward = |lengths: &SeqLens| -> Result<[Vec<f32>; 2], Error> {
+        let tensor = |seed, len: usize| {
+            let values = values(seed, 2 * len * head_dim, 0.3, 1.0, dtype);
+            upload(device, dtype, &values, &[2, 1, len, head_dim])
+        };
+        let [q, k, v] = [tensor(1, 30)?, tensor(2, 70)?, tensor(3, 70)?];
+        let forward = Attention::new().forward(&Qkv::new(&q, &k, &v).key_lengths(lengths))?;
+        Ok([forward.output.to_vec_f32()?, forward.lse.to_vec_f32()?])
+    };
+    let unchecked = || -> Result<SeqLens, Error> {
+        let lengths = Tensor::from_slice(device, &[-100i32, 20], [2])?;
+        // SAFETY: 20 bounds both lengths, and the total is that of the lengths as they are used.
+        unsafe { SeqLens::from_device_unchecked(lengths, 20, 20) }
+    };
+    let both = || Ok([forward(&unchecked()?)?, forward(&SeqLens::new(device, &[0, 20])?)?]);
+    let [negative, zero] = both().unwrap_or_else(|error: Error| panic!("{why} on {device}: {error}"));
+    assert!(negative == zero, "{why} on {device}: a length of -100 gives other results than 0");
 }

@@ -3,7 +3,7 @@
 use warpfold::reference::{self, compare, naive};
 use warpfold::{DType, Device, Error, LayerNorm, LayerNormInputs, LayerNormOutputs, Softmax};
 
-use super::{Placed, Placement, values};
+use super::{Placed, Placement, upload, values};
 
 /// Rows of one shape and type, in one place.
 #[derive(Clone, Debug)]
@@ -105,4 +105,30 @@ impl RowsAttempt {
         };
         judge().unwrap_or_else(|mismatch| panic!("{why} on {device}: {mismatch}\n{self:?}"));
     }
+}
+
+/// Softmax of rows whose results need no oracle: of -inf only, of one finite value, with a NaN, and of equal values.
+pub fn check_softmax_of_special_values(device: &Device, dtype: DType, columns: usize, why: &str) {
+    let mut x = vec![f64::NEG_INFINITY; 4 * columns];
+    x[columns + 1] = 3.0;
+    x[2 * columns] = f64::NAN;
+    x[3 * columns..].fill(0.25);
+    let x = upload(device, dtype, &x, &[4, columns]).expect("a valid tensor");
+    let y = Softmax::new().forward(&x).and_then(|y| y.to_vec_f32());
+    let y = y.unwrap_or_else(|error| panic!("{why} on {device}: {error}\n{dtype}, {columns} columns"));
+    let rows: Vec<&[f32]> = y.chunks(columns).collect();
+    let hold = |row: usize, what: &str, is_right: &dyn Fn(usize, f32) -> bool| {
+        let wrong = rows[row].iter().enumerate().find(|(column, value)| !is_right(*column, **value));
+        if let Some((column, value)) = wrong {
+            panic!("{why} on {device}: {what}: {value:e} at column {column}\n{dtype}, {columns} columns");
+        }
+    };
+    hold(0, "a row of -inf", &|_, value| value == 0.0);
+    hold(1, "one finite value", &|column, value| value == f32::from(column == 1));
+    hold(2, "a row with a NaN", &|_, value| value.is_nan());
+    let share = 1.0 / columns as f64;
+    // In f16 a small share is a multiple of 2^-24.
+    let spacing = if dtype == DType::F16 { 2f64.powi(-24) } else { 0.0 };
+    let allowed = share * (1e-6 + naive::unit_roundoff(dtype)) + spacing;
+    hold(3, "equal values", &|_, value| (f64::from(value) - share).abs() <= allowed);
 }

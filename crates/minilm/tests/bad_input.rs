@@ -47,7 +47,8 @@ fn truncated_weights() {
     let full = fs::read(Tiny::new(ODD).file("model.safetensors")).unwrap();
     let header = 8 + u64::from_le_bytes(full[..8].try_into().unwrap()) as usize;
     for length in [0, 7, 100, header, full.len() - 1] {
-        let error = broken("model.safetensors", |tiny| fs::write(tiny.file("model.safetensors"), &full[..length]).unwrap());
+        let error =
+            broken("model.safetensors", |tiny| fs::write(tiny.file("model.safetensors"), &full[..length]).unwrap());
         match &error {
             Error::WeightsFormat { size_bytes, .. } => assert_eq!(*size_bytes, length),
             _ => panic!("{length} bytes: {error:?}"),
@@ -68,7 +69,9 @@ fn weights_of_another_model() {
         tiny.tensors.insert("encoder.layer.2.output.dense.bias".into(), (vec![3], vec![0.0; 3]));
         tiny.write_weights(&tiny.tensors);
     });
-    assert!(matches!(&error, Error::UnexpectedTensors { tensors, .. } if tensors == &["encoder.layer.2.output.dense.bias"]));
+    assert!(
+        matches!(&error, Error::UnexpectedTensors { tensors, .. } if tensors == &["encoder.layer.2.output.dense.bias"])
+    );
 
     let error = broken("model.safetensors", |tiny| {
         let config = tiny.config().to_string().replace("\"hidden_size\":24", "\"hidden_size\":27");
@@ -85,7 +88,9 @@ fn weights_of_another_model() {
         shape.reverse();
         tiny.write_weights(&tiny.tensors);
     });
-    assert!(matches!(&error, Error::TensorShape { shape, expected, .. } if *shape == [24, 41] && *expected == [41, 24]));
+    assert!(
+        matches!(&error, Error::TensorShape { shape, expected, .. } if *shape == [24, 41] && *expected == [41, 24])
+    );
 }
 
 #[test]
@@ -123,7 +128,10 @@ fn a_configuration_of_another_kind() {
         config["hidden_act"] = "relu".into();
         tiny.write_config(&config);
     });
-    assert!(matches!(&error, Error::ConfigValue { field: "hidden_act", value, .. } if value == "\"relu\""), "{error:?}");
+    assert!(
+        matches!(&error, Error::ConfigValue { field: "hidden_act", value, .. } if value == "\"relu\""),
+        "{error:?}"
+    );
 }
 
 #[test]

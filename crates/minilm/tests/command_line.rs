@@ -47,7 +47,10 @@ fn faults_are_one_line_with_the_cure() {
     assert!(fails(tiny.path(), &["--device", "cpu", "embed", "--file", "no/such/file"]).contains("no/such/file"));
     let long = "the ".repeat(40);
     assert!(fails(tiny.path(), &["--device", "cpu", "embed", &long]).contains("--truncate"));
-    assert!(fails(tiny.path(), &["--device", "cpu", "attention", "the river", "--layer", "9"]).contains("layer 9 of 1 to 2"));
+    assert!(
+        fails(tiny.path(), &["--device", "cpu", "attention", "the river", "--layer", "9"])
+            .contains("layer 9 of 1 to 2")
+    );
 }
 
 #[test]
@@ -62,7 +65,8 @@ fn json_holds_the_unit_vectors_and_their_cosines() {
     let tiny = Tiny::new(ODD);
     let file = tiny.file("sentences.txt");
     fs::write(&file, "the river\n\n  a bank by the river \n").unwrap();
-    let text = succeeds(tiny.path(), &["--device", "cpu", "embed", "a boat", "--json", "--file", file.to_str().unwrap()]);
+    let text =
+        succeeds(tiny.path(), &["--device", "cpu", "embed", "a boat", "--json", "--file", file.to_str().unwrap()]);
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["sentences"], serde_json::json!(["a boat", "the river", "a bank by the river"]));
     let vector = |index: usize| -> Vec<f64> {
@@ -92,8 +96,18 @@ fn pictures_of_short_and_long_sentences_are_written() {
     let tiny = Tiny::new(FOR_KERNELS);
     let out = tiny.file("pictures");
     for (sentence, layer) in [("a".to_string(), "1"), ("the boat ".repeat(60), "2")] {
-        let arguments =
-            ["--device", "cpu", "attention", &sentence, "--layer", layer, "--head", "2", "--out", out.to_str().unwrap()];
+        let arguments = [
+            "--device",
+            "cpu",
+            "attention",
+            &sentence,
+            "--layer",
+            layer,
+            "--head",
+            "2",
+            "--out",
+            out.to_str().unwrap(),
+        ];
         let text = succeeds(tiny.path(), &arguments);
         assert!(text.contains(&format!("layer {layer}, head 2")), "{text}");
         for name in ["attention_heads.png", "attention_head.png"] {
@@ -107,8 +121,7 @@ fn pictures_of_short_and_long_sentences_are_written() {
 fn the_quick_demo_passes_on_the_real_model() {
     let Some(model) = real_model() else { return };
     let out = tempfile::tempdir().unwrap();
-    let arguments =
-        ["--device", "cpu", "demo", "--quick", "--check-reference", "--out", out.path().to_str().unwrap()];
+    let arguments = ["--device", "cpu", "demo", "--quick", "--check-reference", "--out", out.path().to_str().unwrap()];
     let text = succeeds(&model, &arguments);
     for expected in [
         "most alike: 4 and 5, cosine 0.564",

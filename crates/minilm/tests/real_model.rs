@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::sync::OnceLock;
+
 use common::{largest_difference, real_model};
 use minilm::{Error, MAX_TOKENS, Model, ModelOptions, cosine};
 use warpfold::{DType, Device};
@@ -28,6 +30,17 @@ fn reference() -> Reference {
 fn load(device: Device, dtype: DType) -> Option<Model> {
     let folder = real_model()?;
     Some(ModelOptions::new(folder).device(device).dtype(dtype).load().unwrap())
+}
+
+/// The model on the CPU, loaded once for all tests of this file.
+fn on_cpu(dtype: DType) -> Option<&'static Model> {
+    static MODELS: [OnceLock<Option<Model>>; 3] = [const { OnceLock::new() }; 3];
+    let place = match dtype {
+        DType::F16 => 1,
+        DType::BF16 => 2,
+        _ => 0,
+    };
+    MODELS[place].get_or_init(|| load(Device::cpu(), dtype)).as_ref()
 }
 
 /// Bounds of an embedding's component and of the cosine of two token vectors.
@@ -61,8 +74,8 @@ fn check_reference(model: &Model) {
 #[test]
 fn the_cpu_gives_the_reference_in_every_type() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        let Some(model) = load(Device::cpu(), dtype) else { return };
-        check_reference(&model);
+        let Some(model) = on_cpu(dtype) else { return };
+        check_reference(model);
     }
 }
 
@@ -95,7 +108,7 @@ fn a_gpu_gives_the_reference() {
 /// Numbers from vocab.txt of the package: a token's number is its line.
 #[test]
 fn tokens_are_those_of_the_vocabulary() {
-    let Some(model) = load(Device::cpu(), DType::F32) else { return };
+    let Some(model) = on_cpu(DType::F32) else { return };
     let tokens = model.tokens("The teacher taught the students with the book.").unwrap();
     assert_eq!(tokens.ids, [101, 1996, 3836, 4036, 1996, 2493, 2007, 1996, 2338, 1012, 102]);
     let tokens = model.tokens("WARPFOLD café!").unwrap();
@@ -105,7 +118,7 @@ fn tokens_are_those_of_the_vocabulary() {
 
 #[test]
 fn the_longest_sentence_fits_and_one_token_more_does_not() {
-    let Some(model) = load(Device::cpu(), DType::F32) else { return };
+    let Some(model) = on_cpu(DType::F32) else { return };
     let longest = "river ".repeat(MAX_TOKENS - 2);
     assert_eq!(model.embed(&[&longest]).unwrap()[0].as_slice().len(), 384);
     let error = model.embed(&[format!("{longest} river")]).unwrap_err();
@@ -115,7 +128,7 @@ fn the_longest_sentence_fits_and_one_token_more_does_not() {
 #[test]
 fn one_token_at_a_time_gives_the_same_embedding() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        let Some(model) = load(Device::cpu(), dtype) else { return };
+        let Some(model) = on_cpu(dtype) else { return };
         let sentence = &reference().sentences[1];
         let difference = model
             .embed_one_token_at_a_time(sentence)
@@ -127,7 +140,7 @@ fn one_token_at_a_time_gives_the_same_embedding() {
 
 #[test]
 fn maps_are_softmax_of_the_scores() {
-    let Some(model) = load(Device::cpu(), DType::F32) else { return };
+    let Some(model) = on_cpu(DType::F32) else { return };
     let maps = model.attention_maps("The teacher taught the students with the book.").unwrap();
     assert_eq!((maps.layers, maps.heads, maps.tokens.len()), (6, 12, 11));
     // Scores reach some tens, which f32 holds to some millionths; so are the shares.

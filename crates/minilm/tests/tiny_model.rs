@@ -41,7 +41,10 @@ fn check(tiny: &Tiny, device: &Device, dtype: DType) {
         let vectors = model.token_vectors(sentence).unwrap();
         for (index, state) in expected.states.iter().enumerate() {
             let difference = largest_difference(vectors.vector(index), state.iter().copied());
-            assert!(difference <= 10.0 * tolerance, "state {index} of {sentence} in {dtype} on {device}: {difference:e}");
+            assert!(
+                difference <= 10.0 * tolerance,
+                "state {index} of {sentence} in {dtype} on {device}: {difference:e}"
+            );
         }
 
         let maps = model.attention_maps(sentence).unwrap();
@@ -49,7 +52,10 @@ fn check(tiny: &Tiny, device: &Device, dtype: DType) {
             for (head, expected) in heads.iter().enumerate() {
                 let map = maps.map(layer, head);
                 let difference = largest_difference(map, expected.iter().flatten().copied());
-                assert!(difference <= 4.0 * tolerance, "map {layer} {head} of {sentence} in {dtype} on {device}: {difference:e}");
+                assert!(
+                    difference <= 4.0 * tolerance,
+                    "map {layer} {head} of {sentence} in {dtype} on {device}: {difference:e}"
+                );
                 for row in map.chunks_exact(ids.len()) {
                     assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
                 }
@@ -122,10 +128,8 @@ fn truncation_keeps_the_last_special_token() {
     assert_eq!((tokens.len(), tokens.full_length), (ODD.positions, 42));
     assert!(tokens.is_truncated());
     assert_eq!((tokens.texts[ODD.positions - 2].as_str(), tokens.texts[ODD.positions - 1].as_str()), ("the", "[SEP]"));
-    let difference = largest_difference(
-        model.embed(&[&long]).unwrap()[0].as_slice(),
-        tiny.expected(&tokens.ids).embedding(),
-    );
+    let difference =
+        largest_difference(model.embed(&[&long]).unwrap()[0].as_slice(), tiny.expected(&tokens.ids).embedding());
     assert!(difference < 2e-6, "{difference:e}");
 }
 

@@ -5,7 +5,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ptx_emu::{Architecture, Checks, Launch, Memory, Module, Options};
 
 /// Tiles that each block walks.
-const TILES: u32 = 16;
+const TILES: u32 = 64;
 const BLOCKS: u32 = 4;
 /// 128 threads copy 16 bytes each, four times: 64 rows of 64 halves.
 const TILE_BYTES: u32 = 8192;
@@ -22,7 +22,7 @@ fn kernel() -> String {
             "add.s32 %r8, %r7, {};\nxor.b32 %r9, %r8, {};\nshl.b32 %r10, %r9, 1;\nsub.s32 %r8, %r10, %r9;\n\
              ldmatrix.sync.aligned.m8n8.x4.shared.b16 {{%r20, %r21, %r22, %r23}}, [%r8];\n",
             (k % 4) * 2048,
-            (k % 8) * 16
+            (k % 4) * 32
         );
         for half in 0..2 {
             body += &format!(
@@ -50,7 +50,8 @@ fn kernel() -> String {
          .reg .b32 %r<40>; .reg .f32 %f<20>; .reg .b64 %d<8>; .reg .pred %p<4>;\n\
          ld.param.u64 %d1, [in];\nld.param.u64 %d2, [out];\nmov.u32 %r1, %tid.x;\nmov.u32 %r2, tile;\nshl.b32 %r3, %r1, 4;\n\
          add.s32 %r5, %r2, %r3;\ncvt.u64.u32 %d4, %r3;\nadd.s64 %d3, %d1, %d4;\nand.b32 %r6, %r1, 15;\nshl.b32 %r7, %r6, 7;\n\
-         add.s32 %r7, %r7, %r2;\nsetp.lt.u32 %p1, %r1, 64;\nmov.u32 %r11, 0;\nmov.f32 %f14, 0f00000000;\n{zero}\
+         and.b32 %r8, %r6, 7;\nshr.u32 %r9, %r1, 4;\nand.b32 %r9, %r9, 1;\nxor.b32 %r8, %r8, %r9;\nshl.b32 %r8, %r8, 4;\n\
+         add.s32 %r7, %r7, %r8;\nadd.s32 %r7, %r7, %r2;\nsetp.lt.u32 %p1, %r1, 64;\nmov.u32 %r11, 0;\nmov.f32 %f14, 0f00000000;\n{zero}\
          LOOP:\n{body}add.s64 %d3, %d3, {TILE_BYTES};\nadd.s32 %r11, %r11, 1;\nsetp.lt.u32 %p2, %r11, {TILES};\n@%p2 bra LOOP;\n\
          mov.u32 %r12, %ctaid.x;\nmad.lo.u32 %r12, %r12, 128, %r1;\nmul.wide.u32 %d5, %r12, 4;\nadd.s64 %d5, %d2, %d5;\n\
          st.global.f32 [%d5], %f14;\nret;\n}}",
@@ -80,6 +81,8 @@ fn throughput(criterion: &mut Criterion) {
         let options = Options::new(Architecture::Sm80).threads(1).checks(checks);
         let report = ptx_emu::run(&launch, &memory, &options).expect("the kernel runs");
         assert!(report.hazards.is_empty(), "{}", report.hazards[0]);
+        let shared = report.counters.shared_total();
+        assert_eq!(shared.actual, shared.ideal, "the tile is swizzled");
         // Each of 16 steps of each tile adds 2^0.
         let mut word = [0; 4];
         memory.read(output, &mut word).expect("the allocation is live");

@@ -220,7 +220,9 @@ pub(crate) fn shared_wavefronts(addresses: &[u32; 32], mask: u32, bytes: u32) ->
 /// The largest number of distinct words that fall into one bank.
 fn bank_passes(addresses: &[u32; 32], first: u32, lanes: u32, words: u32) -> u64 {
     let mut seen = [u32::MAX; 32];
-    let mut conflicts: Vec<u32> = Vec::new();
+    // At most 32 lanes of one word, 16 of two or 8 of four.
+    let mut conflicts = [0u32; 32];
+    let mut count = 0;
     let mut rest = lanes;
     while rest != 0 {
         let lane = first + rest.trailing_zeros();
@@ -231,17 +233,18 @@ fn bank_passes(addresses: &[u32; 32], first: u32, lanes: u32, words: u32) -> u64
             if *slot == u32::MAX {
                 *slot = word;
             } else if *slot != word {
-                conflicts.push(word);
+                conflicts[count] = word;
+                count += 1;
             }
         }
     }
-    if conflicts.is_empty() {
-        return 1;
-    }
+    let conflicts = &mut conflicts[..count];
     conflicts.sort_unstable();
-    conflicts.dedup();
     let mut per_bank = [1u64; 32];
-    conflicts.iter().for_each(|word| per_bank[(word & 31) as usize] += 1);
+    let mut last = None;
+    for word in conflicts.iter().filter(|word| last.replace(**word) != Some(**word)) {
+        per_bank[(word & 31) as usize] += 1;
+    }
     per_bank.into_iter().max().unwrap_or(1)
 }
 

@@ -147,3 +147,18 @@ fn launches_that_do_not_fit_are_refused() {
     let short = run([1; 3], [32, 2, 1], 0, &[&pointer, &structure[..11]]).unwrap_err();
     assert!(matches!(short, Error::ParameterSize { index: 1, expected_bytes: 12, bytes: 11, .. }));
 }
+
+#[test]
+fn huge_modules_take_reasonable_time_and_memory() {
+    // As many labels as registers: the analysis of registers must not build a set of one for each of the other.
+    let mut body = String::from(".reg .b32 %r<40001>;\n");
+    for k in 0..40_000 {
+        body += &format!("L{k}: mov.u32 %r{k}, {k}; bra L{};\n", k + 1);
+    }
+    let chain: String =
+        (0..20_000).map(|_| ".loc 1 1 1, function_name f, inlined_at 1 1 1\nmov.u32 %r0, 1;\n").collect();
+    let text = format!("{HEADER}.visible .entry k() {{\n{body}L40000:\n{chain}ret;\n}}\n.file 1 \"a.cu\"\n");
+    let started = std::time::Instant::now();
+    Bench::from_text(&text).threads(1).clean("k", &[]);
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+}

@@ -18,7 +18,7 @@ pub struct Arguments {
     /// Fail where the embeddings are further from the float64 reference than their type allows
     #[arg(long)]
     check_reference: bool,
-    /// Only one short sentence, for the emulator, which is slow
+    /// Leave out the timings, which take minutes in the emulator and mean nothing there
     #[arg(long)]
     quick: bool,
 }
@@ -32,22 +32,19 @@ pub fn run(model: &Model, arguments: &Arguments) -> anyhow::Result<()> {
     let reference = Reference::read()?;
 
     title("Sentences as vectors");
-    let count = if arguments.quick { 1 } else { reference.sentences.len() };
-    let sentences = &reference.sentences[..count];
-    let embeddings = embed::embed(model, sentences)?;
-    embed::show(sentences, &embed::cosines(&embeddings));
+    let embeddings = embed::embed(model, &reference.sentences)?;
+    embed::show(&reference.sentences, &embed::cosines(&embeddings));
     if arguments.check_reference {
         reference.check(&embeddings, model.dtype())?;
     }
-
+    title("One word, two meanings");
+    bank::run(model)?;
+    title("Which word looks at which");
+    attention::draw(model, attention::SENTENCE, attention::LINKING_HEAD, &arguments.out)?;
+    title("All tokens at once, or one at a time");
     if arguments.quick {
-        println!("\nskipped: the two banks, the attention maps and the timings (--quick)");
+        println!("skipped: --quick leaves out the timings");
     } else {
-        title("One word, two meanings");
-        bank::run(model)?;
-        title("Which word looks at which");
-        attention::draw(model, attention::SENTENCE, attention::LINKING_HEAD, &arguments.out)?;
-        title("All tokens at once, or one at a time");
         sequential::run(model)?;
     }
     println!(

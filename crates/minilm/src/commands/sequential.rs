@@ -65,6 +65,9 @@ pub fn run(model: &Model) -> anyhow::Result<()> {
     drop(progress);
     println!("{}", rows.join("\n"));
     println!("medians of {REPEATS}, {} on {}", model.dtype(), model.device());
+    if model.device().to_string().starts_with("emulator") {
+        println!("(an emulator's times say nothing about a GPU's)");
+    }
     Ok(())
 }
 

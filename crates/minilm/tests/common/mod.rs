@@ -98,7 +98,9 @@ impl Tiny {
     pub fn write_weights(&self, tensors: &Tensors) {
         let bytes: BTreeMap<&String, (Vec<usize>, Vec<u8>)> = tensors
             .iter()
-            .map(|(name, (shape, values))| (name, (shape.clone(), values.iter().flat_map(|v| v.to_le_bytes()).collect())))
+            .map(|(name, (shape, values))| {
+                (name, (shape.clone(), values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+            })
             .collect();
         let views = bytes
             .iter()
@@ -278,7 +280,8 @@ pub fn largest_difference(ours: &[f32], theirs: impl IntoIterator<Item = f64>) -
     assert_eq!(ours.len(), theirs.len());
     let differences = ours.iter().zip(theirs).map(|(ours, theirs)| (f64::from(*ours) - theirs).abs());
     // f64::max would pass over NaN.
-    differences.fold(0.0, |largest, difference| if difference > largest || difference.is_nan() { difference } else { largest })
+    differences
+        .fold(0.0, |largest, difference| if difference > largest || difference.is_nan() { difference } else { largest })
 }
 
 /// The folder of the real model: `MINILM_MODEL`, or where xtask puts it. Says so where there is none.

@@ -62,10 +62,17 @@ pub(super) struct Rows {
     pub own: Vec<bool>,
 }
 
+/// Words of bit sets that the analysis may take; no compiled kernel comes near.
+const SET_WORDS_MAX: usize = 8 << 20;
+
 pub(super) fn allocate(kernel: &Kernel, accesses: &[Access]) -> Rows {
     let count = kernel.registers.len();
     let class = |register: u32| kernel.registers[register as usize].ty.class();
-    let blocks = live_blocks(kernel, accesses, count);
+    let starts = block_starts(kernel);
+    if starts.len().saturating_mul(count / 64 + 1) > SET_WORDS_MAX {
+        return one_row_each(kernel);
+    }
+    let blocks = live_blocks(kernel, accesses, &starts);
     let mut spans: Vec<Option<(usize, usize)>> = vec![None; count];
     let mut extend = |register: u32, at: usize| {
         let span = spans[register as usize].get_or_insert((at, at));
@@ -123,8 +130,24 @@ pub(super) fn allocate(kernel: &Kernel, accesses: &[Access]) -> Rows {
     rows
 }
 
-/// The kernel's blocks with the registers that are live where each starts.
-fn live_blocks(kernel: &Kernel, accesses: &[Access], count: usize) -> Vec<Block> {
+/// A row of its own for each register.
+fn one_row_each(kernel: &Kernel) -> Rows {
+    let count = kernel.registers.len();
+    let mut rows = Rows { of: vec![None; count], words: 0, longs: 0, own: vec![true; count] };
+    for (row, register) in rows.of.iter_mut().zip(&kernel.registers) {
+        let next = match register.ty.class() {
+            Class::Word => &mut rows.words,
+            Class::Long => &mut rows.longs,
+            Class::Predicate => continue,
+        };
+        *row = Some(*next);
+        *next += 1;
+    }
+    rows
+}
+
+/// The instructions that blocks start with.
+fn block_starts(kernel: &Kernel) -> Vec<usize> {
     let code = &kernel.code;
     let mut leaders = BTreeSet::from([0]);
     for (at, instruction) in code.iter().enumerate() {
@@ -133,7 +156,12 @@ fn live_blocks(kernel: &Kernel, accesses: &[Access], count: usize) -> Vec<Block>
             leaders.insert(at + 1);
         }
     }
-    let starts: Vec<usize> = leaders.into_iter().filter(|start| *start < code.len()).collect();
+    leaders.into_iter().filter(|start| *start < code.len()).collect()
+}
+
+/// The kernel's blocks with the registers that are live where each starts.
+fn live_blocks(kernel: &Kernel, accesses: &[Access], starts: &[usize]) -> Vec<Block> {
+    let (code, count) = (&kernel.code, kernel.registers.len());
     let block_at = |start: usize| starts.binary_search(&start).ok();
     let mut blocks: Vec<Block> = starts
         .iter()

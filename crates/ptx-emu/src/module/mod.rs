@@ -110,7 +110,7 @@ pub struct Kernel {
     pub(crate) branch_targets: HashMap<String, Vec<u32>>,
     pub(crate) locations: Locations,
     pub(crate) module: Arc<ModuleScope>,
-    /// Variables of the module that this kernel names.
+    /// Where the text declares it.
     pub(crate) line: u32,
 }
 

@@ -1,6 +1,8 @@
 //! Recursive-descent parser of the PTX that nvcc writes. It knows declarations and the shape of an
 //! instruction; what an instruction means is the business of [`crate::instructions`].
 
+mod body;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -470,9 +472,6 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 }
-
-#[path = "body.rs"]
-mod body;
 
 fn unexpected(token: Token<'_>, wanted: &str) -> Error {
     let found = match token.kind {

@@ -1,5 +1,6 @@
 //! Source positions: what `.file` and `.loc` say about an instruction.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -49,18 +50,22 @@ pub(crate) struct Loc {
 /// The `.loc` directives of one kernel and how to resolve them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Locations {
-    pub locs: Vec<Loc>,
+    locs: Vec<Loc>,
+    /// The last directive at each file, line and column.
+    latest: HashMap<(u32, u32, u32), u32>,
 }
+
+/// Calls deeper than this are left out of a position.
+const CHAIN_MAX: usize = 64;
 
 impl Locations {
     /// Adds a directive and returns its index.
     pub fn push(&mut self, mut loc: Loc) -> u32 {
-        loc.parent = loc.inlined_at.and_then(|site| {
-            let index = self.locs.iter().rposition(|l| (l.file, l.line, l.column) == site)?;
-            Some(index as u32)
-        });
+        loc.parent = loc.inlined_at.and_then(|site| self.latest.get(&site).copied());
+        let index = self.locs.len() as u32;
+        self.latest.insert((loc.file, loc.line, loc.column), index);
         self.locs.push(loc);
-        (self.locs.len() - 1) as u32
+        index
     }
 
     /// File, line and call chain of a directive.
@@ -72,7 +77,7 @@ impl Locations {
             if let Some(name) = files.get(file) {
                 chain.push((name, line));
             }
-            match current.parent {
+            match current.parent.filter(|_| chain.len() < CHAIN_MAX) {
                 // A parent always has a smaller index, so this ends.
                 Some(parent) => current = self.locs[parent as usize],
                 None => break,

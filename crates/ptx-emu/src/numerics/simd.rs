@@ -65,14 +65,17 @@ pub(crate) struct Tiles {
 /// `c + a b` over the first `depth` columns of A, one product after the other in f32.
 #[inline(always)]
 fn multiply_add(tiles: &Tiles, c: &mut [[f32; 8]; 16], depth: usize) {
-    for (a, sums) in tiles.a.iter().zip(c) {
-        let mut row = *sums;
-        for (value, b) in a[..depth].iter().zip(&tiles.b) {
-            for (sum, other) in row.iter_mut().zip(b) {
-                *sum += value * other;
+    // Four rows at a time: their sums do not wait for each other.
+    for (a, c) in tiles.a.chunks_exact(4).zip(c.chunks_exact_mut(4)) {
+        let mut sums = [c[0], c[1], c[2], c[3]];
+        for k in 0..depth {
+            for row in 0..4 {
+                for column in 0..8 {
+                    sums[row][column] += a[row][k] * tiles.b[k][column];
+                }
             }
         }
-        *sums = row;
+        c.copy_from_slice(&sums);
     }
 }
 

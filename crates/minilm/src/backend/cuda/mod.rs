@@ -2,12 +2,12 @@
 
 #![allow(unsafe_code, reason = "launches and cuBLAS are unsafe; each block says why it holds")]
 
+mod cublas;
 mod kernels;
 
 use std::sync::Arc;
 
-use cudarc::cublas::sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
-use cudarc::cublas::{CudaBlas, Gemm, GemmConfig};
+use cudarc::cublas::{CudaBlas, Gemm};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DriverError, ValidAsZeroBits};
 use half::{bf16, f16};
 use warpfold::{DType, Device, Element, TensorMut, TensorRef};
@@ -18,9 +18,6 @@ use crate::encoder::{Encode, Encoder};
 use crate::error::{Error, Result};
 use crate::weights::{LinearWeights, Weights};
 use kernels::{Kernels, Lookup};
-
-/// The names under which cuBLAS is installed; cudarc looks for these too, and panics where there is none.
-const CUBLAS: [&str; 3] = ["libcublas.so", "libcublas.so.13", "libcublas.so.12"];
 
 /// The number of a CUDA device, `None` for any other device.
 pub(crate) fn ordinal(device: &Device) -> Option<usize> {
@@ -33,18 +30,7 @@ pub(crate) fn ordinal(device: &Device) -> Option<usize> {
 /// [`Error::KernelsNotBuilt`], [`Error::NoCublas`].
 pub(crate) fn check_usable() -> Result<()> {
     kernels::check_built()?;
-    let mut detail = String::new();
-    let found = CUBLAS.iter().any(|name| {
-        // SAFETY: loading NVIDIA's library runs its initialisers, which is what every program that uses it does.
-        match unsafe { libloading::Library::new(*name) } {
-            Ok(_) => true,
-            Err(error) => {
-                detail = error.to_string();
-                false
-            }
-        }
-    });
-    if found { Ok(()) } else { Err(Error::NoCublas { detail }) }
+    cublas::load()
 }
 
 /// An encoder on a GPU that warpfold has opened before.
@@ -193,24 +179,10 @@ where
             _ => None,
         };
         self.kernels.start(&self.stream, &linear.bias, residual, &mut y)?;
-        let size = |what, value: usize| i32::try_from(value).map_err(|_| Error::TooLarge { what, value });
-        // cuBLAS counts columns first, so it sees each row-major matrix transposed, and computes
-        // y^T [outputs, rows] += weight [outputs, inputs] x^T [inputs, rows].
-        let config = GemmConfig {
-            transa: CUBLAS_OP_T,
-            transb: CUBLAS_OP_N,
-            m: size("the number of outputs", outputs)?,
-            n: size("the number of tokens", rows)?,
-            k: size("the number of inputs", inputs)?,
-            alpha: T::nearest(1.0),
-            lda: size("the number of inputs", inputs)?,
-            ldb: size("the number of inputs", inputs)?,
-            beta: T::nearest(1.0),
-            ldc: size("the number of outputs", outputs)?,
-        };
+        let product = cublas::product([rows, inputs, outputs])?;
         // SAFETY: the weight holds outputs * inputs elements, x at least rows * inputs and y rows * outputs, which is
         // what the sizes and leading dimensions address; the three are of type T, and cudarc orders them by stream.
-        unsafe { self.blas.gemm(config, &linear.weight, x, &mut y) }
+        unsafe { self.blas.gemm(product, &linear.weight, x, &mut y) }
             .map_err(|error| Error::Cuda { call: "a matrix product of cuBLAS", detail: error.to_string() })?;
         if matches!(after, After::Gelu) {
             self.kernels.gelu(&self.stream, &mut y)?;
