@@ -50,7 +50,15 @@ fn canvas(path: &Path, size: (i32, i32)) -> anyhow::Result<Area<'_>> {
 /// Title, sentence, and how to read the picture: 120 pixels from the top.
 fn heading(area: &Area, title: &str, about: &Title, how: &str) -> anyhow::Result<()> {
     write(area, title, Style::new(24.0, INK).bold(), (32, 40))?;
-    write(area, &format!("“{}”", about.sentence), Style::new(19.0, INK), (32, 72))?;
+    let style = Style::new(19.0, INK);
+    let mut sentence = format!("“{}”", about.sentence);
+    // A long sentence loses its end.
+    while let Some((start, _)) = sentence.rsplit_once(' ')
+        && length(&sentence, style)? > area.dim_in_pixel().0 as i32 - 64
+    {
+        sentence = format!("{} …”", start.trim_end_matches(" …"));
+    }
+    write(area, &sentence, style, (32, 72))?;
     write(area, how, Style::new(14.0, FAINT_INK), (32, 100))?;
     let source = format!("p = exp(q · k / √head_dim − lse), computed by warpfold in {}", about.place);
     write(area, &source, Style::new(14.0, FAINT_INK), (32, 121))
