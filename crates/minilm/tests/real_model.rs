@@ -1,4 +1,5 @@
-//! all-MiniLM-L6-v2 itself, against the float64 reference. Without the model each test says so in one line and passes.
+//! all-MiniLM-L6-v2 itself, against the float64 reference. Without the model the tests pass, and say in a line that
+//! they were skipped.
 
 mod common;
 

@@ -52,11 +52,13 @@ fn heading(area: &Area, title: &str, about: &Title, how: &str) -> anyhow::Result
     write(area, title, Style::new(24.0, INK).bold(), (32, 40))?;
     let style = Style::new(19.0, INK);
     let mut sentence = format!("“{}”", about.sentence);
-    // A long sentence loses its end.
-    while let Some((start, _)) = sentence.rsplit_once(' ')
-        && length(&sentence, style)? > area.dim_in_pixel().0 as i32 - 64
+    // A long sentence loses its end, word by word.
+    let mut kept = about.sentence;
+    while length(&sentence, style)? > area.dim_in_pixel().0 as i32 - 64
+        && let Some((shorter, _)) = kept.rsplit_once(' ')
     {
-        sentence = format!("{} …”", start.trim_end_matches(" …"));
+        kept = shorter;
+        sentence = format!("“{kept} …”");
     }
     write(area, &sentence, style, (32, 72))?;
     write(area, how, Style::new(14.0, FAINT_INK), (32, 100))?;
