@@ -60,9 +60,19 @@ fn attention(dtype: DType, head_dim: usize, features: Features) -> Vec<Case> {
         .map(|(why, placement, problem)| {
             let placement = if features == Features::General { Placement::Misaligned } else { placement };
             let attempt = Attempt::new(problem, dtype, placement);
-            case(why, move |device, why| drop(attempt.check(device, why)))
+            case(why, move |device, why| {
+                attempt.check(device, why);
+            })
         })
         .collect();
+    let mut apart = Attempt::new(AttentionCase { heads_kv: 1, ..new(1, 2, 35, 50) }, dtype, Placement::Contiguous);
+    apart.placements = [Placement::Padded, Placement::Contiguous, Placement::Padded, Placement::Transposed];
+    if features == Features::General {
+        apart.placements[3] = Placement::Misaligned;
+    }
+    cases.push(case("each tensor in a layout of its own", move |device, why| {
+        apart.check(device, why);
+    }));
     if features == Features::Plain {
         cases.push(case("a negative key length", move |device, why| {
             check_negative_length(device, dtype, head_dim, why);
@@ -95,11 +105,8 @@ fn softmax(variant: &Variant) -> Vec<Case> {
         case("infinities and NaNs", move |device, why| check_softmax_of_special_values(device, dtype, ragged, why)),
     ];
     if dtype == DType::F32 {
-        let large = RowsAttempt {
-            mean: 1e4,
-            spread: 5.0,
-            ..RowsAttempt::new(&[3, ragged], dtype, Placement::Contiguous)
-        };
+        let large =
+            RowsAttempt { mean: 1e4, spread: 5.0, ..RowsAttempt::new(&[3, ragged], dtype, Placement::Contiguous) };
         cases.push(rows("large values", large));
     }
     cases

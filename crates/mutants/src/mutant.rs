@@ -120,14 +120,19 @@ pub fn read_sources(workspace: &Path) -> Result<Sources> {
     let mut sources = Sources::new();
     let mut folders = vec![PathBuf::from("kernels")];
     while let Some(folder) = folders.pop() {
-        let entries = fs::read_dir(workspace.join(&folder)).with_context(|| format!("cannot read {}", folder.display()))?;
+        let entries =
+            fs::read_dir(workspace.join(&folder)).with_context(|| format!("cannot read {}", folder.display()))?;
         for entry in entries {
             let entry = entry?;
             let path = folder.join(entry.file_name());
             if entry.file_type()?.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| ["cu", "cuh", "h"].iter().any(|known| extension == *known)) {
-                let text = fs::read_to_string(entry.path()).with_context(|| format!("cannot read {}", path.display()))?;
+            } else if path
+                .extension()
+                .is_some_and(|extension| ["cu", "cuh", "h"].iter().any(|known| extension == *known))
+            {
+                let text =
+                    fs::read_to_string(entry.path()).with_context(|| format!("cannot read {}", path.display()))?;
                 sources.insert(path, text);
             }
         }
