@@ -1,5 +1,7 @@
 //! Bad input: each rule of the contract has its own error, with the values in it, before anything runs.
 
+mod common;
+
 use half::f16;
 use warpfold::{
     Attention, AttentionForward, AttentionOutputs, DType, Device, Error, GpuTarget, LayerNorm, LayerNormInputs, Layout,
@@ -251,7 +253,7 @@ fn devices_that_are_not_there_say_why() {
 fn tensors_of_two_devices_are_refused() {
     let emulator = match "emulator:sm_80".parse::<Device>() {
         Ok(device) => device,
-        Err(error) => return println!("skipped on emulator:sm_80: {error}"),
+        Err(error) => return common::skipped("tensors of two devices", error),
     };
     let on = |device: &Device| Tensor::from_slice(device, &[f16::ONE; 128], [1, 1, 2, 64]).unwrap();
     let (here, there) = (on(&Device::cpu()), on(&emulator));

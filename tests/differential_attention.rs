@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::attention::{Attempt, check_negative_length};
+use common::attention::{Attempt, check_negative_length, check_weights_of_ones};
 use common::{PLACEMENTS, Placement, devices, dtypes_of_attention, small};
 use warpfold::reference::{Alignment, AttentionCase};
 use warpfold::{DType, Device};
@@ -119,6 +119,17 @@ fn a_negative_length_is_no_length() {
     for device in devices() {
         for dtype in dtypes_of_attention(&device) {
             check_negative_length(&device, *dtype, 64, "unchecked lengths");
+        }
+    }
+}
+
+#[test]
+fn means_of_ones_are_one() {
+    for device in devices() {
+        for dtype in [DType::F16, DType::BF16] {
+            for head_dim in [32, 96] {
+                check_weights_of_ones(&device, dtype, head_dim, "values of 1");
+            }
         }
     }
 }

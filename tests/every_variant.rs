@@ -38,7 +38,7 @@ fn emulators() -> Option<Vec<(&'static str, Device)>> {
         match builder.build() {
             Ok(device) => devices.push((why, device)),
             Err(error) => {
-                println!("skipped on the emulator: {error}");
+                common::skipped("every row of the table of kernels", error);
                 return None;
             }
         }

@@ -4,7 +4,6 @@
 #![cfg(feature = "cuda")]
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::{env, fs};
@@ -12,14 +11,11 @@ use std::{env, fs};
 use rayon::prelude::*;
 use warpfold::variants::{Operation, VARIANTS, Variant};
 
+mod common;
 #[path = "../build/ptx.rs"]
 mod ptx;
 
-/// Says that a test cannot run here; not through `println`, which the test harness keeps to itself.
-fn skipped(test: &str, reason: &str) {
-    let line = format!("skipped: {test}: {reason}\n");
-    let _ = std::io::stderr().write_all(line.as_bytes());
-}
+use common::skipped;
 
 /// A program of the toolkit, where `cargo xtask toolkit` puts it or in PATH.
 fn tool(name: &str) -> Option<PathBuf> {

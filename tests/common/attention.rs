@@ -125,3 +125,17 @@ pub fn check_negative_length(device: &Device, dtype: DType, head_dim: usize, why
     let [negative, zero] = both().unwrap_or_else(|error: Error| panic!("{why} on {device}: {error}"));
     assert!(negative == zero, "{why} on {device}: a length of -100 gives other results than 0");
 }
+
+/// Weights add up to 1: where all values are 1, so are the results, to the bit. A weight's rounding error is at most half
+/// the distance of 1 from the next smaller number, and so is their mean.
+pub fn check_weights_of_ones(device: &Device, dtype: DType, head_dim: usize, why: &str) {
+    let output = || -> Result<Vec<f32>, Error> {
+        let q = upload(device, dtype, &values(1, 2 * 50 * head_dim, 0.3, 1.0, dtype), &[1, 2, 50, head_dim])?;
+        let k = upload(device, dtype, &values(2, 2 * 90 * head_dim, 0.3, 1.0, dtype), &[1, 2, 90, head_dim])?;
+        let v = upload(device, dtype, &vec![1.0; 2 * 90 * head_dim], &[1, 2, 90, head_dim])?;
+        Attention::new().forward(&Qkv::new(&q, &k, &v))?.output.to_vec_f32()
+    };
+    let output = output().unwrap_or_else(|error| panic!("{why} on {device}: {error}"));
+    let wrong = output.iter().filter(|value| **value != 1.0).count();
+    assert!(wrong == 0, "{why} on {device}: {wrong} of {} means of ones are not 1", output.len());
+}

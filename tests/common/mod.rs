@@ -2,6 +2,10 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::sync::Mutex;
+
 use half::{bf16, f16};
 use warpfold::reference::naive::round;
 use warpfold::{DType, Device, Layout, Result, Tensor, TensorMut, TensorRef};
@@ -19,10 +23,20 @@ pub fn devices() -> Vec<Device> {
     for name in ["emulator:sm_80", "cuda:0"] {
         match name.parse() {
             Ok(device) => devices.push(device),
-            Err(error) => println!("skipped on {name}: {error}"),
+            Err(error) => skipped(name, error),
         }
     }
     devices
+}
+
+/// Says once that something cannot run here, and why; not through `println`, which the test harness keeps to itself.
+pub fn skipped(what: &str, reason: impl std::fmt::Display) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let line = format!("skipped: {what}: {reason}\n");
+    if SAID.lock().is_ok_and(|mut said| said.insert(line.clone())) {
+        // A test that cannot say so is still right.
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
 }
 
 /// Whether only a small part of each grid is wanted, for runs under a sanitizer.

@@ -45,6 +45,17 @@ impl RowsAttempt {
         let naive = naive::softmax_forward(&self.x(), self.columns(), self.dtype);
         compare::check("softmax", &self.shape, self.dtype, &y, &oracle, &naive, 2.0)
             .unwrap_or_else(|mismatch| panic!("{why} on {device}: {mismatch}\n{self:?}"));
+        self.check_rounding("softmax", &y, &oracle, device, why);
+    }
+
+    /// Results of 16 bits are computed in f32, so that nearly all of them are the nearest numbers to the oracle's.
+    fn check_rounding(&self, what: &str, y: &[f64], oracle: &[f64], device: &Device, why: &str) {
+        let nearest = y.iter().zip(oracle).filter(|(y, oracle)| **y == naive::round(**oracle, self.dtype)).count();
+        assert!(
+            self.dtype == DType::F32 || nearest * 100 >= y.len() * 97,
+            "{why} on {device}: only {nearest} of {} results of {what} are rounded to nearest\n{self:?}",
+            y.len()
+        );
     }
 
     /// Layer norm with weight and bias, each given or not.
@@ -106,6 +117,7 @@ impl RowsAttempt {
             Ok(())
         };
         judge().unwrap_or_else(|mismatch| panic!("{why} on {device}: {mismatch}\n{self:?}"));
+        self.check_rounding("layer norm", &y, &oracle.y, device, why);
     }
 }
 

@@ -4,6 +4,7 @@
 mod bindings;
 mod bundle;
 mod demo;
+mod mutants;
 mod pip;
 mod progress;
 mod test;
@@ -30,6 +31,8 @@ enum Chore {
     Demo(demo::Demo),
     /// Everything that has to hold before a change goes in: format, lints, documentation, all tests
     Test,
+    /// Seed bugs into copies of the kernels and see what catches each
+    Mutants(mutants::Mutants),
     /// Install the pinned CUDA compiler under target/toolkit
     Toolkit,
     /// Generate src/params.rs from kernels/lib/params.h
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Demo(demo) => demo.run(),
         Chore::Test => test::run(),
+        Chore::Mutants(mutants) => mutants.run(),
         Chore::Toolkit => toolkit(),
         Chore::Bindings { check } => bindings::run(check),
         Chore::Model => demo::model().map(|folder| println!("The model is in {}", shown(&folder))),

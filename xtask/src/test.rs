@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::workspace::{cargo, run as run_command, typed};
-use crate::{bindings, demo, progress};
+use crate::{bindings, demo, mutants, progress};
 
 /// Runs every check, also after one failed, and ends with a table.
 fn run_all(mut steps: Vec<Step>) -> Result<()> {
@@ -96,6 +96,7 @@ pub fn run() -> Result<()> {
             &[("RUSTDOCFLAGS", "-D warnings")],
         ),
         Step::cargo("tests", &["test", "--workspace", "--all-features", "--no-fail-fast"], &[]),
+        Step::check("mutants", || mutants::Mutants::fast().run()),
         Step::cargo("tests without CUDA", &["test", "--package", "warpfold", "--no-default-features"], &[]),
     ])
 }

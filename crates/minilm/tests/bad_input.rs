@@ -185,7 +185,7 @@ fn a_type_that_no_model_runs_in() {
 fn a_head_dim_without_a_kernel() {
     let device = match Device::emulator(warpfold::variants::Arch::Sm80) {
         Ok(device) => device,
-        Err(error) => return println!("skipped: {error}"),
+        Err(error) => return common::skipped(error),
     };
     let tiny = Tiny::new(ODD);
     let model = ModelOptions::new(tiny.path()).device(device).load().unwrap();

@@ -85,7 +85,7 @@ fn the_cpu_gives_the_reference_in_every_type() {
 fn the_compiled_kernels_give_the_reference() {
     let device = match Device::emulator(warpfold::variants::Arch::Sm80) {
         Ok(device) => device,
-        Err(error) => return println!("skipped: {error}"),
+        Err(error) => return common::skipped(error),
     };
     for dtype in [DType::F16, DType::BF16] {
         let Some(model) = load(device.clone(), dtype) else { return };
@@ -98,7 +98,7 @@ fn the_compiled_kernels_give_the_reference() {
 fn a_gpu_gives_the_reference() {
     let (device, reason) = minilm::best_device();
     if device == Device::cpu() {
-        return println!("skipped: {reason}");
+        return common::skipped(reason);
     }
     for dtype in [DType::F16, DType::BF16] {
         let Some(model) = load(device.clone(), dtype) else { return };

@@ -157,7 +157,7 @@ fn maps_without_special_tokens_are_rescaled() {
 fn the_encoder_is_the_plain_one_on_the_compiled_kernels() {
     let device = match Device::emulator(warpfold::variants::Arch::Sm80) {
         Ok(device) => device,
-        Err(error) => return println!("skipped: {error}"),
+        Err(error) => return common::skipped(error),
     };
     let tiny = Tiny::new(FOR_KERNELS);
     for dtype in [DType::F16, DType::BF16] {
@@ -170,7 +170,7 @@ fn the_encoder_is_the_plain_one_on_the_compiled_kernels() {
 fn the_encoder_is_the_plain_one_on_a_gpu() {
     let (device, reason) = minilm::best_device();
     if device == Device::cpu() {
-        return println!("skipped: {reason}");
+        return common::skipped(reason);
     }
     let tiny = Tiny::new(FOR_KERNELS);
     for dtype in [DType::F16, DType::BF16] {

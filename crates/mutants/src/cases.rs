@@ -4,7 +4,7 @@ use warpfold::reference::{Alignment, AttentionCase};
 use warpfold::variants::{Features, Operation, Tile, Variant};
 use warpfold::{DType, Device};
 
-use crate::common::attention::{Attempt, check_negative_length};
+use crate::common::attention::{Attempt, check_negative_length, check_weights_of_ones};
 use crate::common::rows::{RowsAttempt, check_softmax_of_special_values};
 use crate::common::{PLACEMENTS, Placement};
 
@@ -74,6 +74,7 @@ fn attention(dtype: DType, head_dim: usize, features: Features) -> Vec<Case> {
         apart.check(device, why);
     }));
     if features == Features::Plain {
+        cases.push(case("values of 1", move |device, why| check_weights_of_ones(device, dtype, head_dim, why)));
         cases.push(case("a negative key length", move |device, why| {
             check_negative_length(device, dtype, head_dim, why);
         }));

@@ -80,6 +80,8 @@ impl Outcome {
                 (!known).then(|| format!("another hazard was expected: {}", kinds.join(" or ")))
             }
             (Expected::Numbers, Finding::Numbers(_)) | (Expected::Counters, Finding::Counters(_)) => None,
+            (Expected::Endless, Finding::Endless) => None,
+            (Expected::Endless, _) => Some("it was expected not to end".to_string()),
             (Expected::Equivalent(proof), _) => Some(format!("it is said to change nothing: {proof}")),
             (Expected::Hazard(kinds), _) => Some(format!("a hazard was expected: {}", kinds.join(" or "))),
             (Expected::Numbers, _) => Some("wrong numbers were expected".to_string()),

@@ -29,6 +29,8 @@ pub enum Expected {
     Numbers,
     /// All results are right, at a higher cost than the original's.
     Counters,
+    /// It does not come to an end.
+    Endless,
     /// Nothing: the change does not change what the kernel does. The proof says why.
     Equivalent(&'static str),
 }
@@ -75,6 +77,12 @@ impl Mutant {
     /// The counters have to tell.
     pub fn counters(mut self) -> Mutant {
         self.expected = Expected::Counters;
+        self
+    }
+
+    /// It must not come to an end.
+    pub fn endless(mut self) -> Mutant {
+        self.expected = Expected::Endless;
         self
     }
 

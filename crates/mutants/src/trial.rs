@@ -250,7 +250,7 @@ fn understand(message: &str) -> Result<Finding> {
 /// A number with four digits, another word as it is.
 fn short(word: &str) -> String {
     match word.parse::<f64>() {
-        Ok(value) if word.len() > 5 => format!("{value:.3e}"),
+        Ok(value) if word.contains('.') => format!("{value:.3e}"),
         _ => word.to_string(),
     }
 }

@@ -284,6 +284,11 @@ pub fn largest_difference(ours: &[f32], theirs: impl IntoIterator<Item = f64>) -
         .fold(0.0, |largest, difference| if difference > largest || difference.is_nan() { difference } else { largest })
 }
 
+/// Says that a test cannot run here, and why; not through `println`, which the test harness keeps to itself.
+pub fn skipped(reason: impl std::fmt::Display) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("skipped: {reason}\n").as_bytes());
+}
+
 /// The folder of the real model: `MINILM_MODEL`, or where xtask puts it. Says so where there is none.
 pub fn real_model() -> Option<PathBuf> {
     let named = std::env::var_os("MINILM_MODEL").map(PathBuf::from);
@@ -292,6 +297,6 @@ pub fn real_model() -> Option<PathBuf> {
     if is_there.iter().any(|file| file.is_file()) {
         return Some(folder);
     }
-    println!("skipped: no model in {} (cargo xtask model, or MINILM_MODEL)", folder.display());
+    skipped(format!("no model in {} (cargo xtask model, or MINILM_MODEL)", folder.display()));
     None
 }

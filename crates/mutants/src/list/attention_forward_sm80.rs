@@ -139,11 +139,8 @@ fn bounds() -> Vec<Mutant> {
             "mask.visible_keys(first_query + 16 * t + fragment::row(half))",
             "mask.visible_keys(first_query + 16 * t + fragment::row(0))",
         ),
-        Mutant::new("mask-by-multiplication", "hidden scores are multiplied away, so that zeros stay zeros", D64).edit(
-            FILE,
-            "s_frag[t][key_tile][i] = -CUDART_INF_F;",
-            "s_frag[t][key_tile][i] *= 1e30f;",
-        ),
+        Mutant::new("mask-by-subtraction", "hidden scores are lowered by a large number, not replaced by -inf", D64)
+            .edit(FILE, "s_frag[t][key_tile][i] = -CUDART_INF_F;", "s_frag[t][key_tile][i] -= 1e4f;"),
     ]
 }
 
@@ -201,7 +198,7 @@ fn fragments() -> Vec<Mutant> {
             "[key_tile % 2 * 2 + half]",
             "[key_tile % 2 + 2 * half]",
         ),
-        Mutant::new("k-tiles-exchanged", "the two key tiles of a pair change places", D64).edit_nth(
+        Mutant::new("k-tile-twice", "both key tiles of a pair are the first one, after step 0", D64).edit_nth(
             1,
             FILE,
             "k_frag[2], k_frag[3]",
@@ -317,7 +314,7 @@ fn costs() -> Vec<Mutant> {
         Mutant::new("barrier-twice", "barrier B stands there twice", D64)
             .edit_nth(2, FILE, "__syncthreads();", "__syncthreads(); __syncthreads();")
             .counters(),
-        Mutant::new("output-by-element", "aligned rows of the output are stored element by element", GENERAL)
+        Mutant::new("output-always-by-element", "aligned rows of the output are stored element by element", GENERAL)
             .edit(FILE, "if (GENERAL && !aligned) {", "if (true) {")
             .equivalent("the image for any alignment is chosen for misaligned rows only, which are stored so anyway"),
         Mutant::new("early-blocks-first", "query blocks start in ascending order", D64)

@@ -63,8 +63,8 @@ pub fn mutants() -> Vec<Mutant> {
         Mutant::new("norm-stream-eps-outside", "eps is added to the standard deviation", NORM_STREAM).edit_nth(
             2,
             FILE,
-            "/ count + eps);",
-            "/ count) + 0.0f * eps;",
+            "sqrtf(reduce_row<Sum, THREADS_PER_ROW>(squares, scratch.var) / count + eps);",
+            "(sqrtf(reduce_row<Sum, THREADS_PER_ROW>(squares, scratch.var) / count) + eps);",
         ),
         Mutant::new("norm-weight-and-bias-exchanged", "the weight is added and the bias multiplied", NORM_WARP)
             .edit(FILE, "* rstd * weights[i] + biases[i];", "* rstd * biases[i] + weights[i];")

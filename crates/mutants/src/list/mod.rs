@@ -4,6 +4,7 @@ mod attention_forward_sm80;
 mod layer_norm;
 mod mask;
 mod online_softmax;
+mod pack;
 mod reduce;
 mod row;
 mod softmax;
@@ -36,6 +37,7 @@ const NORM_STREAM: &[&str] = &["layer_norm_forward_sm80_f32_t512_stream"];
 const ASYNC: &str = "asynchronous copy in flight";
 const BARRIER: &str = "barrier divergence";
 const BOUNDS: &str = "out of bounds";
+const DEADLOCK: &str = "deadlock";
 const GLOBAL_RACE: &str = "global memory race";
 const INVALID: &str = "invalid participant";
 const MISALIGNED: &str = "misaligned";
@@ -51,6 +53,7 @@ pub fn mutants() -> Vec<Mutant> {
         tile::mutants(),
         mask::mutants(),
         online_softmax::mutants(),
+        pack::mutants(),
         reduce::mutants(),
         row::mutants(),
         softmax::mutants(),

@@ -1,7 +1,8 @@
 //! kernels/lib/reduce.cuh.
 
 use super::{
-    BARRIER, INVALID, NORM_BLOCK, NORM_WARP, PARTICIPANTS, RACE, SOFTMAX_BLOCK, SOFTMAX_STREAM, SOFTMAX_WARP, UNWRITTEN,
+    BARRIER, DEADLOCK, INVALID, NORM_BLOCK, NORM_WARP, PARTICIPANTS, RACE, SOFTMAX_BLOCK, SOFTMAX_STREAM, SOFTMAX_WARP,
+    UNWRITTEN,
 };
 use crate::mutant::Mutant;
 
@@ -39,14 +40,14 @@ pub fn mutants() -> Vec<Mutant> {
                 "if (threadIdx.x % 32 == 0) partials_smem[threadIdx.x / 32] = value;\n    // Every warp's partial is written before any thread reads them.\n    __syncthreads();",
                 "if (threadIdx.x % 32 == 0) { partials_smem[threadIdx.x / 32] = value;\n\n    __syncthreads(); }",
             )
-            .hazard(&[BARRIER, RACE]),
+            .hazard(&[BARRIER]),
         Mutant::new(
             "exchange-among-active-lanes",
             "lanes exchange with those that happen to be there, after a branch that may have parted them",
             SOFTMAX_WARP,
         )
         .edit(FILE, "__shfl_xor_sync(0xffffffff, value, distance)", "__shfl_xor_sync(__activemask(), value, distance)")
-        .hazard(&[PARTICIPANTS, INVALID]),
+        .hazard(&[PARTICIPANTS, INVALID]).fast(),
         Mutant::new("exchange-without-upper-half", "the upper half of a warp leaves before the exchange", SOFTMAX_WARP)
             .edit("softmax.cu", "if (row >= params.rows) return;", "if (row >= params.rows || threadIdx.x % 32 >= 16) return;")
             .hazard(&[PARTICIPANTS, INVALID]),
@@ -57,5 +58,11 @@ pub fn mutants() -> Vec<Mutant> {
                 "if (threadIdx.x % 32 < 16) value = Operation::join(value, __shfl_xor_sync(0xffffffff, value, distance)); else value = Operation::join(value, __shfl_xor_sync(0xffffffff, value, distance));",
             )
             .hazard(&[PARTICIPANTS]),
+        Mutant::new("barrier-of-too-many", "the barrier waits for a warp that does not exist", SOFTMAX_BLOCK)
+            .edit(FILE, "__syncthreads();", "asm volatile(\"bar.sync 1, 288;\" ::: \"memory\");")
+            .hazard(&[DEADLOCK]),
+        Mutant::new("barrier-of-too-few", "the barrier opens when half of the warps are there", NORM_BLOCK)
+            .edit(FILE, "__syncthreads();", "asm volatile(\"bar.sync 1, 128;\" ::: \"memory\");")
+            .hazard(&[UNWRITTEN, RACE]),
     ]
 }

@@ -43,7 +43,7 @@ pub fn mutants() -> Vec<Mutant> {
         Mutant::new("softmax-without-maximum", "exponents are not relative to the maximum", SOFTMAX_BLOCK).edit(
             FILE,
             "return max == -CUDART_INF_F ? 0.0f : max;",
-            "return 0.0f * max;",
+            "return 0.0f;",
         ),
         Mutant::new("softmax-hidden-row", "a row of -inf computes -inf - (-inf)", SOFTMAX_WARP).edit(
             FILE,
@@ -96,5 +96,8 @@ pub fn mutants() -> Vec<Mutant> {
             SOFTMAX_STREAM,
         )
         .edit_nth(2, FILE, "slot += THREADS_PER_ROW", "slot += 2 * THREADS_PER_ROW"),
+        Mutant::new("softmax-endless", "a thread does not go on to its next slot", SOFTMAX_STREAM)
+            .edit_nth(2, FILE, "slot += THREADS_PER_ROW", "slot += 0 * THREADS_PER_ROW")
+            .endless(),
     ]
 }

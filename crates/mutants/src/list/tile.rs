@@ -1,4 +1,4 @@
-//! kernels/lib/tile.cuh, kernels/lib/ptx.cuh and kernels/lib/pack.cuh, seen through attention.
+//! kernels/lib/tile.cuh and kernels/lib/ptx.cuh, seen through attention.
 
 use super::{ASYNC, BOUNDS, D64, D96, GENERAL, MISALIGNED, RACE, UNDEFINED};
 use crate::mutant::Mutant;
@@ -118,5 +118,9 @@ pub fn mutants() -> Vec<Mutant> {
             "\"r\"(b0), \"r\"(b1));",
             "\"r\"(b1), \"r\"(b0));",
         ),
+        Mutant::new("packed-towards-zero", "weights and results are cut off instead of rounded to nearest", D96)
+            .edit(PTX, "asm(\"cvt.rn.bf16x2.f32 %0, %1, %2;\"", "asm(\"cvt.rz.bf16x2.f32 %0, %1, %2;\""),
+        Mutant::new("packed-f16-towards-zero", "the same in f16", D64)
+            .edit(PTX, "asm(\"cvt.rn.f16x2.f32 %0, %1, %2;\"", "asm(\"cvt.rz.f16x2.f32 %0, %1, %2;\""),
     ]
 }
