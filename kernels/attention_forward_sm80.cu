@@ -333,9 +333,10 @@ __device__ __forceinline__ void attention_forward(const AttentionForwardParams& 
 #pragma unroll 1
   for (int tile = full_tiles; tile < num_tiles; ++tile) process_tile(tile, Flag<true>());
 
-  // Only this warp read its rows of Q's tile, and all of its lanes are past their last ldmatrix there.
-  __syncwarp();
+  // Only this warp reads and writes its rows of Q's tile, and all of its lanes were past their last ldmatrix there at the
+  // last barrier B.
   warp.stage_output(shared.q);
+  // The lanes of a row copy what other lanes of the warp staged.
   __syncwarp();
   const Place end_place(params);
   store_output(shared.q, end_place.rows(params.out, params.out_strides, end_place.head_idx, end_place.first_query),

@@ -70,15 +70,9 @@ fn synchronisation() -> Vec<Mutant> {
             )
             .hazard(&[RACE, ASYNC]),
         Mutant::new("staged-output-unsynchronised", "no __syncwarp between staging the output and copying it out", D64)
-            .edit_nth(2, FILE, "__syncwarp();", "")
+            .edit(FILE, "__syncwarp();", "")
             .hazard(&[RACE])
             .fast(),
-        Mutant::new("staging-unsynchronised", "no __syncwarp between the last read of Q's tile and the output staged there", D96)
-            .edit_nth(1, FILE, "__syncwarp();", "")
-            .equivalent(
-                "every ldmatrix of Q's tile is in multiply_qk or load_q_registers, and barrier B of the same tile of keys \
-                 comes after them; without a tile of keys nothing reads it",
-            ),
         Mutant::new("k-without-keys", "K and Q are loaded although no query of the block sees a key", D64)
             .edit(FILE, "if (num_tiles > 0) {", "if (true) {")
             .hazard(&[ASYNC]),
