@@ -1,6 +1,7 @@
 //! The CUDA device: driver, memory, modules and launches through cudarc. The only place that launches kernels.
 //!
-//! cudarc types are public here and nowhere else.
+//! cudarc's types are public in `Device::cuda_on`, `from_cuda` and `into_cuda_slice`, and the crate itself is here, in the
+//! version that fits.
 
 #![allow(unsafe_code, reason = "the driver's API is unsafe; each block says why it holds")]
 
@@ -8,6 +9,7 @@ mod memory;
 mod modules;
 mod probe;
 
+pub use cudarc;
 pub(crate) use memory::{Buffer, ReadMemory, WriteMemory, read, slice_address};
 pub use modules::image;
 

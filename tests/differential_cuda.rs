@@ -1,0 +1,121 @@
+//! What only a GPU has: memory of cudarc's own, streams of the caller, and graphs. Held to the CPU device, which the
+//! other tests hold to the oracle.
+
+#![cfg(feature = "cuda")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{skipped, upload, values};
+use half::f16;
+use warpfold::cuda::cudarc::driver::{CudaContext, CudaStream, sys};
+use warpfold::{Attention, AttentionOutputs, DType, Device, Mask, Qkv, SeqLens, Softmax, Tensor, TensorMut, TensorRef};
+
+const SHAPE: [usize; 4] = [2, 3, 100, 64];
+
+/// A stream of GPU 0, unless there is none. `Device::cuda` is asked first: cudarc panics where there is no driver.
+fn gpu(test: &str) -> Option<(Arc<CudaContext>, Arc<CudaStream>)> {
+    if let Err(error) = Device::cuda(0) {
+        skipped(test, error);
+        return None;
+    }
+    let context = CudaContext::new(0).expect("the device is there");
+    let stream = context.new_stream().expect("a stream");
+    Some((context, stream))
+}
+
+fn inputs() -> [Vec<f16>; 3] {
+    [1, 2, 3]
+        .map(|seed| values(seed, SHAPE.iter().product(), 0.3, 1.0, DType::F16).into_iter().map(f16::from_f64).collect())
+}
+
+fn attention() -> Attention {
+    Attention::new().mask(Mask::causal())
+}
+
+/// The CPU device's result on the same inputs.
+fn expected() -> Vec<f32> {
+    let [q, k, v] = inputs().map(|values| Tensor::from_slice(&Device::cpu(), &values, SHAPE).expect("a valid tensor"));
+    attention().forward(&Qkv::new(&q, &k, &v)).expect("a valid call").output.to_vec_f32().expect("f16")
+}
+
+fn assert_close(what: &str, actual: &[f32], expected: &[f32]) {
+    assert_eq!(actual.len(), expected.len());
+    for (index, (actual, expected)) in actual.iter().zip(expected).enumerate() {
+        // Both round to f16 once; the GPU rounds its probabilities too.
+        assert!((actual - expected).abs() <= 4e-3, "{what}: element {index} is {actual} instead of {expected}");
+    }
+}
+
+#[test]
+fn cudarc_slices_are_borrowed_without_a_copy() {
+    let Some((_, stream)) = gpu("cudarc_slices_are_borrowed_without_a_copy") else { return };
+    let device = Device::cuda_on(stream.clone()).expect("a stream of a usable GPU");
+    let [q, k, v] = inputs().map(|values| stream.clone_htod(&values).expect("GPU memory"));
+    let mut output = stream.alloc_zeros::<f16>(SHAPE.iter().product()).expect("GPU memory");
+    let [q, k, v] = [&q, &k, &v].map(|slice| TensorRef::from_cuda(&device, slice, SHAPE).expect("the slice fits"));
+    let call = Qkv::new(q, k, v);
+    let plan = attention().plan(&call.spec(), &device.target()).expect("a valid problem");
+    let mut workspace = plan.workspace(&device.stream()).expect("a workspace");
+    let view = TensorMut::from_cuda(&device, &mut output, SHAPE).expect("the slice fits");
+    plan.forward_into(&device.stream(), &call, AttentionOutputs::new(view), &mut workspace).expect("a valid call");
+    let output: Vec<f32> = stream.clone_dtoh(&output).expect("a copy").into_iter().map(f16::to_f32).collect();
+    assert_close("borrowed slices", &output, &expected());
+}
+
+#[test]
+fn a_tensor_becomes_a_cudarc_slice() {
+    let Some((_, stream)) = gpu("a_tensor_becomes_a_cudarc_slice") else { return };
+    let device = Device::cuda_on(stream.clone()).expect("a stream of a usable GPU");
+    let x = upload(&device, DType::F32, &[1.0, 2.0, 3.0, 4.0], &[2, 2]).expect("a valid tensor");
+    let slice = x.into_cuda_slice::<f32>().expect("a contiguous tensor of the GPU");
+    assert_eq!(stream.clone_dtoh(&slice).expect("a copy"), [1.0, 2.0, 3.0, 4.0]);
+    let x = upload(&device, DType::F32, &[1.0; 4], &[2, 2]).expect("a valid tensor");
+    assert!(x.into_cuda_slice::<f16>().is_err(), "another type is refused");
+}
+
+#[test]
+fn two_streams_of_one_gpu_share_memory() {
+    let Some((context, stream)) = gpu("two_streams_of_one_gpu_share_memory") else { return };
+    let first = Device::cuda_on(stream).expect("a stream of a usable GPU");
+    let second = Device::cuda_on(context.new_stream().expect("a stream")).expect("a stream of a usable GPU");
+    assert_eq!(first, second);
+    let x = Tensor::from_slice(&first, &[0.0f32, 2f32.ln()], [1, 2]).expect("a valid tensor");
+    let plan = Softmax::new().plan(&x.view().spec(), None, &second.target()).expect("a valid problem");
+    let mut y = Tensor::zeros(&second, DType::F32, [1, 2]).expect("a valid tensor");
+    let mut workspace = plan.workspace(&second.stream()).expect("a workspace");
+    plan.forward_into(&second.stream(), &x, &mut y, &mut workspace).expect("a valid call");
+    let y = y.to_vec::<f32>().expect("f32");
+    assert!((y[0] - 1.0 / 3.0).abs() < 1e-6 && (y[1] - 2.0 / 3.0).abs() < 1e-6, "{y:?}");
+}
+
+#[test]
+fn a_graph_captures_a_planned_call() {
+    let Some((context, stream)) = gpu("a_graph_captures_a_planned_call") else { return };
+    // SAFETY: everything of this test runs on one stream, so that no event has to order it; events that were recorded
+    // outside of a capture must not be waited for inside.
+    unsafe { context.disable_event_tracking() };
+    let device = Device::cuda_on(stream.clone()).expect("a stream of a usable GPU");
+    let [q, k, v] = inputs().map(|values| Tensor::from_slice(&device, &values, SHAPE).expect("a valid tensor"));
+    let lengths = SeqLens::new(&device, &[100, 100]).expect("valid lengths");
+    let call = Qkv::new(&q, &k, &v).key_lengths(&lengths);
+    let plan = attention().plan(&call.spec(), &device.target()).expect("a valid problem");
+    let mut workspace = plan.workspace(&device.stream()).expect("a workspace");
+    let mut output = Tensor::zeros(&device, DType::F16, SHAPE).expect("a valid tensor");
+    stream.synchronize().expect("uploads");
+
+    stream
+        .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        .expect("the stream is not capturing");
+    plan.forward_into(&device.stream(), &call, AttentionOutputs::new(&mut output), &mut workspace)
+        .expect("a valid call");
+    let graph = stream
+        .end_capture(sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)
+        .expect("a capture")
+        .expect("the call queued a kernel");
+    graph.launch().expect("a launch");
+    assert_close("a graph", &output.to_vec_f32().expect("f16"), &expected());
+    // SAFETY: as above; the other tests of this binary may rely on tracking.
+    unsafe { context.enable_event_tracking() };
+}
