@@ -1,9 +1,11 @@
 //! The seam between a plan and the devices that run kernels.
 
-use crate::device::{Device, Kind};
+use crate::device::{Device, Kind, Stream};
 use crate::error::{Error, Result};
-use crate::plan::LaunchPlan;
+use crate::plan::{Execution, LaunchPlan};
+use crate::target::Target;
 use crate::tensor::{TensorMut, TensorRef};
+use crate::workspace::Workspace;
 
 /// Runs a planned kernel on the device. `reads` and `writes` are in the order of the addresses with which the
 /// kernel's parameter struct begins; `None` is an absent tensor.
@@ -29,8 +31,25 @@ pub(crate) fn launch(
     }
 }
 
-/// Does beforehand what the first launch of a plan would do: loads its kernel.
-pub(crate) fn prepare(device: &Device, plan: &LaunchPlan) -> Result<()> {
+/// The scratch memory of a call: on the CPU `cpu_elements` f32 a thread. Making it also does beforehand what the first
+/// launch would do, which is to load the kernel.
+pub(crate) fn workspace(
+    execution: &Execution,
+    planned: &Target,
+    stream: &Stream,
+    cpu_elements: usize,
+) -> Result<Workspace> {
+    execution.check_target(planned, &stream.device().target())?;
+    match execution {
+        Execution::Cpu => Ok(Workspace::per_thread(cpu_elements)),
+        Execution::Launch(plan) => {
+            prepare(stream.device(), plan)?;
+            Ok(Workspace::empty())
+        }
+    }
+}
+
+fn prepare(device: &Device, plan: &LaunchPlan) -> Result<()> {
     match device.kind() {
         #[cfg(feature = "cuda")]
         Kind::Cuda(cuda) => cuda.prepare(plan),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::params::{AttentionForwardParams, LayerNormForwardParams, SoftmaxForwardParams};
 use crate::target::{GpuTarget, Target};
@@ -92,6 +93,27 @@ pub(crate) enum Execution {
 }
 
 impl Execution {
+    /// On the processor, which computes every float type.
+    pub(crate) fn cpu(operation: &'static str, dtype: DType) -> Result<Execution> {
+        match dtype {
+            DType::F32 | DType::F16 | DType::BF16 => Ok(Execution::Cpu),
+            DType::I32 => Err(Error::UnsupportedDType {
+                operation,
+                dtype,
+                device: Target::Cpu.to_string(),
+                available: "f32, f16, bf16".to_string(),
+            }),
+        }
+    }
+
+    /// The kernel launch, if there is one.
+    pub(crate) fn launch(&self) -> Option<&LaunchPlan> {
+        match self {
+            Execution::Cpu => None,
+            Execution::Launch(launch) => Some(launch),
+        }
+    }
+
     /// Whether a device can run what was planned for `planned`.
     pub(crate) fn check_target(&self, planned: &Target, given: &Target) -> Result<()> {
         let fits = match (self, given) {

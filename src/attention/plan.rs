@@ -7,7 +7,7 @@ use crate::attention::{AttentionOutputs, Qkv, QkvSpec};
 use crate::device::Stream;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::launch::{check_devices, launch, prepare};
+use crate::launch::{check_devices, launch, workspace};
 use crate::params::{AttentionForwardParams, HeadStrides};
 use crate::plan::{Execution, LaunchPlan, Params, check_planned, check_planned_tensor, choose, stride_bytes};
 use crate::target::{GpuTarget, Target};
@@ -28,17 +28,7 @@ pub struct AttentionPlan {
 impl AttentionPlan {
     pub(crate) fn new(problem: Problem, spec: &QkvSpec, target: &Target) -> Result<AttentionPlan> {
         let execution = match target {
-            Target::Cpu => {
-                if problem.dtype == DType::I32 {
-                    return Err(Error::UnsupportedDType {
-                        operation: "attention",
-                        dtype: problem.dtype,
-                        device: target.to_string(),
-                        available: "f32, f16, bf16".to_string(),
-                    });
-                }
-                Execution::Cpu
-            }
+            Target::Cpu => Execution::cpu("attention", problem.dtype)?,
             Target::Gpu(gpu) => Execution::Launch(plan_launch(&problem, gpu)?),
         };
         let spec = QkvSpec { output: Some(problem.output), ..*spec };
@@ -47,10 +37,7 @@ impl AttentionPlan {
 
     /// The kernel launch; `None` on the CPU device.
     pub fn launch(&self) -> Option<&LaunchPlan> {
-        match &self.execution {
-            Execution::Cpu => None,
-            Execution::Launch(launch) => Some(launch),
-        }
+        self.execution.launch()
     }
 
     /// The layout that the output has when the call allocates it.
@@ -114,14 +101,7 @@ impl AttentionPlan {
     /// # Errors
     /// [`Error::PlanMismatch`] when the stream's device is not of the plan's target.
     pub fn workspace(&self, stream: &Stream) -> Result<Workspace> {
-        self.execution.check_target(&self.target, &stream.device().target())?;
-        Ok(match &self.execution {
-            Execution::Cpu => Workspace::per_thread(crate::cpu::attention::scratch_elements(&self.problem)),
-            Execution::Launch(plan) => {
-                prepare(stream.device(), plan)?;
-                Workspace::empty()
-            }
-        })
+        workspace(&self.execution, &self.target, stream, crate::cpu::attention::scratch_elements(&self.problem))
     }
 
     /// Computes the forward pass into given tensors: allocates nothing and waits for nothing, so that a CUDA graph

@@ -3,7 +3,7 @@
 use crate::device::Stream;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::launch::{check_devices, launch, prepare};
+use crate::launch::{check_devices, launch, workspace};
 use crate::params::LayerNormForwardParams;
 use crate::plan::{Execution, LaunchPlan, Params, check_last_stride, check_planned, check_planned_tensor};
 use crate::rows::Rows;
@@ -117,17 +117,7 @@ impl LayerNorm {
             check_last_stride(tensor, vector)?;
         }
         let execution = match target {
-            Target::Cpu => match rows.dtype {
-                DType::I32 => {
-                    return Err(Error::UnsupportedDType {
-                        operation: "layer norm",
-                        dtype: rows.dtype,
-                        device: target.to_string(),
-                        available: "f32, f16, bf16".to_string(),
-                    });
-                }
-                _ => Execution::Cpu,
-            },
+            Target::Cpu => Execution::cpu("layer norm", rows.dtype)?,
             Target::Gpu(gpu) => {
                 let variant = rows.variant(Operation::LayerNormForward, gpu)?;
                 let params = LayerNormForwardParams {
@@ -264,10 +254,7 @@ pub struct LayerNormPlan {
 impl LayerNormPlan {
     /// The kernel launch; `None` on the CPU device.
     pub fn launch(&self) -> Option<&LaunchPlan> {
-        match &self.execution {
-            Execution::Cpu => None,
-            Execution::Launch(launch) => Some(launch),
-        }
+        self.execution.launch()
     }
 
     /// The plan in words.
@@ -286,14 +273,7 @@ impl LayerNormPlan {
     /// # Errors
     /// [`Error::PlanMismatch`] when the stream's device is not of the plan's target.
     pub fn workspace(&self, stream: &Stream) -> Result<Workspace> {
-        self.execution.check_target(&self.target, &stream.device().target())?;
-        Ok(match &self.execution {
-            Execution::Cpu => Workspace::per_thread(self.rows.columns),
-            Execution::Launch(plan) => {
-                prepare(stream.device(), plan)?;
-                Workspace::empty()
-            }
-        })
+        workspace(&self.execution, &self.target, stream, self.rows.columns)
     }
 
     /// Computes into given tensors: allocates nothing and waits for nothing.

@@ -1,9 +1,8 @@
 //! Softmax over the last axis.
 
 use crate::device::Stream;
-use crate::dtype::DType;
-use crate::error::{Error, Result};
-use crate::launch::{check_devices, launch, prepare};
+use crate::error::Result;
+use crate::launch::{check_devices, launch, workspace};
 use crate::params::SoftmaxForwardParams;
 use crate::plan::{Execution, LaunchPlan, Params, check_planned_tensor};
 use crate::rows::Rows;
@@ -43,8 +42,8 @@ impl Softmax {
     /// Computes into a new tensor on x's device, in x's order of dimensions in memory, without gaps.
     ///
     /// # Errors
-    /// [`Error::Rank`] for a scalar; [`Error::Empty`]; [`Error::LastStride`]; [`Error::TooManyStrides`];
-    /// [`Error::TooLarge`]; [`Error::UnsupportedDType`] for integers; the device's own.
+    /// [`crate::Error::Rank`] for a scalar; [`crate::Error::Empty`]; [`crate::Error::LastStride`]; [`crate::Error::TooManyStrides`];
+    /// [`crate::Error::TooLarge`]; [`crate::Error::UnsupportedDType`] for integers; the device's own.
     pub fn forward<'a>(&self, x: impl Into<TensorRef<'a>>) -> Result<Tensor> {
         let x = x.into();
         let device = x.device();
@@ -60,22 +59,12 @@ impl Softmax {
     /// one that [`Softmax::forward`] makes.
     ///
     /// # Errors
-    /// As [`Softmax::forward`]; [`Error::Overlap`], [`Error::Shape`] and [`Error::DTypeMismatch`] of the output.
+    /// As [`Softmax::forward`]; [`crate::Error::Overlap`], [`crate::Error::Shape`] and [`crate::Error::DTypeMismatch`] of the output.
     pub fn plan(&self, x: &TensorSpec, output: Option<&TensorSpec>, target: &Target) -> Result<SoftmaxPlan> {
         let y = output.copied().unwrap_or(TensorSpec { layout: x.layout.compact(), alignment_bytes: 16, ..*x });
         let rows = Rows::new(x, &y)?;
         let execution = match target {
-            Target::Cpu => match rows.dtype {
-                DType::I32 => {
-                    return Err(Error::UnsupportedDType {
-                        operation: "softmax",
-                        dtype: rows.dtype,
-                        device: target.to_string(),
-                        available: "f32, f16, bf16".to_string(),
-                    });
-                }
-                _ => Execution::Cpu,
-            },
+            Target::Cpu => Execution::cpu("softmax", rows.dtype)?,
             Target::Gpu(gpu) => {
                 let variant = rows.variant(Operation::SoftmaxForward, gpu)?;
                 let params = SoftmaxForwardParams {
@@ -107,10 +96,7 @@ pub struct SoftmaxPlan {
 impl SoftmaxPlan {
     /// The kernel launch; `None` on the CPU device.
     pub fn launch(&self) -> Option<&LaunchPlan> {
-        match &self.execution {
-            Execution::Cpu => None,
-            Execution::Launch(launch) => Some(launch),
-        }
+        self.execution.launch()
     }
 
     /// The plan in words.
@@ -126,22 +112,15 @@ impl SoftmaxPlan {
     /// The scratch memory that one running call needs.
     ///
     /// # Errors
-    /// [`Error::PlanMismatch`] when the stream's device is not of the plan's target.
+    /// [`crate::Error::PlanMismatch`] when the stream's device is not of the plan's target.
     pub fn workspace(&self, stream: &Stream) -> Result<Workspace> {
-        self.execution.check_target(&self.target, &stream.device().target())?;
-        Ok(match &self.execution {
-            Execution::Cpu => Workspace::per_thread(self.rows.columns),
-            Execution::Launch(plan) => {
-                prepare(stream.device(), plan)?;
-                Workspace::empty()
-            }
-        })
+        workspace(&self.execution, &self.target, stream, self.rows.columns)
     }
 
     /// Computes into a given tensor: allocates nothing and waits for nothing.
     ///
     /// # Errors
-    /// [`Error::PlanMismatch`]; [`Error::DeviceMismatch`]; [`Error::Cuda`].
+    /// [`crate::Error::PlanMismatch`]; [`crate::Error::DeviceMismatch`]; [`crate::Error::Cuda`].
     pub fn forward_into<'a>(
         &self,
         stream: &Stream,
