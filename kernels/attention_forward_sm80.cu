@@ -12,8 +12,9 @@
 //
 //            barrier A   K(n) has arrived, everybody is done with V(n-1):    start copying V(n)
 //            S = Q K(n)
-//            barrier B   V(n) has arrived, everybody is done with K(n):      start copying K(n+1)
-//            P = softmax(S), O = rescale * O + P V(n)
+//            barrier B   V(n) has arrived, everybody is done with K(n)
+//            P = softmax(S), O = rescale * O                                 start copying K(n+1), now that S is gone
+//            O = O + P V(n)                                                  and its registers are free
 //
 // Source   Dao, "FlashAttention-2" (2023), Algorithm 1; Dao et al., "FlashAttention" (2022).
 
