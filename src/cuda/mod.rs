@@ -37,12 +37,13 @@ pub(crate) struct CudaDevice {
 impl CudaDevice {
     /// GPU `ordinal`, on a new stream of its primary context.
     pub fn open(ordinal: usize) -> Result<Arc<CudaDevice>> {
-        crate::images::check_built()?;
+        // Without a GPU it does not matter whether there are kernels.
         probe::check_driver()?;
         let count = probe::device_count()?;
         if ordinal >= count {
             return Err(Error::NoSuchDevice { ordinal, count });
         }
+        crate::images::check_built()?;
         let context = CudaContext::new(ordinal).map_err(driver_error("opening the GPU"))?;
         let stream = context.new_stream().map_err(driver_error("creating a stream"))?;
         CudaDevice::on_stream(stream)
