@@ -1,13 +1,13 @@
-//! The three operations on the CPU device. Each bench first holds what it times to the oracle, on a sample of rows.
+//! The operations on the CPU device. Each bench first holds what it times to the oracle, on a sample of rows.
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
-use warpfold::reference::{self, Alignment, AttentionCase};
+use warpfold::reference::{self, AttentionCase, Broadcast};
 use warpfold::{
-    Attention, AttentionOutputs, DType, Device, LayerNorm, LayerNormInputs, LayerNormOutputs, Mask, Qkv, Softmax,
-    Tensor,
+    Attention, AttentionOutputs, BackwardInputs, BackwardSpec, DType, Device, LayerNorm, LayerNormInputs,
+    LayerNormOutputs, Mask, Qkv, Softmax, Tensor,
 };
 
 fn upload(dtype: DType, seed: u64, shape: &[usize]) -> Tensor {
@@ -36,41 +36,144 @@ fn check(what: &str, dtype: DType, actual: &[f64], oracle: &[f64]) {
     }
 }
 
+/// A problem of one sequence, whose keys and queries are equally many.
+#[derive(Clone, Copy)]
+struct Problem {
+    /// The mask, or option, that it is there for.
+    name: &'static str,
+    attention: Attention,
+    heads: usize,
+    len: usize,
+    head_dim: usize,
+    with_bias: bool,
+}
+
+fn problems() -> Vec<Problem> {
+    let problem =
+        |name, len, head_dim, attention| Problem { name, attention, heads: 8, len, head_dim, with_bias: false };
+    let causal = Attention::new().mask(Mask::causal());
+    vec![
+        problem("no mask", 512, 64, Attention::new()),
+        problem("no mask", 2048, 64, Attention::new()),
+        problem("causal", 2048, 64, causal),
+        problem("causal", 2048, 128, causal),
+        problem("sliding window of 256", 2048, 64, Attention::new().mask(Mask::causal().window(Some(255), None))),
+        problem("prefix of 512", 2048, 64, Attention::new().mask(Mask::causal().prefix(512))),
+        problem("softcap", 1024, 64, causal.softcap(10.0)),
+        problem("dropout", 1024, 64, causal.dropout(0.1)),
+        Problem { with_bias: true, ..problem("bias", 1024, 64, causal) },
+    ]
+}
+
+impl Problem {
+    fn id(&self, dtype: DType) -> BenchmarkId {
+        let Problem { name, heads, len, head_dim, .. } = self;
+        BenchmarkId::new(*name, format!("{dtype}_h{heads}_len{len}_d{head_dim}"))
+    }
+
+    fn shape(&self) -> [usize; 4] {
+        [1, self.heads, self.len, self.head_dim]
+    }
+
+    /// q, k, v, the gradient of the output, and a bias of all heads.
+    fn tensors(&self, dtype: DType) -> [Tensor; 5] {
+        let [q, k, v, d_output] = [1, 2, 3, 4].map(|seed| upload(dtype, seed, &self.shape()));
+        [q, k, v, d_output, upload(dtype, 5, &[1, 1, self.len, self.len])]
+    }
+
+    fn inputs<'a>(&self, [q, k, v, _, bias]: &'a [Tensor; 5]) -> Qkv<'a> {
+        let inputs = Qkv::new(q, k, v).dropout_state(7, 1);
+        if self.with_bias { inputs.bias(bias) } else { inputs }
+    }
+
+    /// The last query of the first head as a problem of its own: the oracle's output and gradient of q. Nobody but the
+    /// device knows what is dropped there, as it goes by the query's number.
+    fn oracle_of_last_query(&self, tensors: &[Tensor; 5]) -> Option<(Vec<f64>, Vec<f64>)> {
+        let Problem { name, len, head_dim, .. } = *self;
+        let case = AttentionCase {
+            causal: name != "no mask",
+            window: (if name.starts_with("sliding") { Some(255) } else { None }, None),
+            prefix: if name.starts_with("prefix") { 512 } else { 0 },
+            softcap: (name == "softcap").then_some(10.0),
+            bias: self.with_bias.then(|| {
+                let values = wide(&tensors[4])[(len - 1) * len..].to_vec();
+                Broadcast { shape: [1, 1, 1, len], values }
+            }),
+            ..AttentionCase::new(1, 1, 1, len, head_dim)
+        };
+        if name == "dropout" {
+            return None;
+        }
+        let head = len * head_dim;
+        let [q, k, v, d_output] = [0, 1, 2, 3].map(|index| wide(&tensors[index])[..head].to_vec());
+        let last = head - head_dim..head;
+        let forward = reference::attention_forward(&case, &q[last.clone()], &k, &v);
+        let backward = reference::attention_backward(&case, &q[last.clone()], &k, &v, &d_output[last], None);
+        Some((forward.output, backward.d_q))
+    }
+}
+
 fn attention(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("attention_forward");
     let stream = Device::cpu().stream();
-    for dtype in [DType::F32, DType::BF16] {
-        for (heads, len, head_dim, causal) in
-            [(8, 512, 64, false), (8, 2048, 64, false), (8, 2048, 64, true), (8, 2048, 128, true)]
-        {
-            let [q, k, v] = [1, 2, 3].map(|seed| upload(dtype, seed, &[1, heads, len, head_dim]));
-            let mask = if causal { Mask::causal() } else { Mask::none() };
-            let inputs = Qkv::new(&q, &k, &v);
-            let plan =
-                Attention::new().mask(mask).plan(&inputs.spec(), &Device::cpu().target()).expect("a valid problem");
-            let mut workspace = plan.workspace(&stream).expect("a workspace");
-            let mut output = upload(dtype, 0, &[1, heads, len, head_dim]);
-            let mut run = || {
-                plan.forward_into(&stream, &inputs, AttentionOutputs::new(&mut output), &mut workspace)
-                    .expect("a call");
-            };
-            let name = format!("{dtype}_h{heads}_len{len}_d{head_dim}{}", if causal { "_causal" } else { "" });
-            group.throughput(Throughput::Elements(plan.flops()));
-            group.bench_function(BenchmarkId::from_parameter(&name), |bencher| bencher.iter(&mut run));
+    for (problem, dtype) in problems().into_iter().flat_map(|problem| [(problem, DType::F32), (problem, DType::BF16)]) {
+        let tensors = problem.tensors(dtype);
+        let inputs = problem.inputs(&tensors);
+        let plan = problem.attention.plan(&inputs.spec(), &Device::cpu().target()).expect("a valid problem");
+        let mut workspace = plan.workspace(&stream).expect("a workspace");
+        let mut output = upload(dtype, 0, &problem.shape());
+        let mut run = || {
+            plan.forward_into(&stream, &inputs, AttentionOutputs::new(&mut output), &mut workspace).expect("a call");
+        };
+        group.throughput(Throughput::Elements(plan.flops()));
+        group.bench_function(problem.id(dtype), |bencher| bencher.iter(&mut run));
 
-            // The last query of the first head, as a problem of its own.
-            let head = len * head_dim;
-            let case = AttentionCase {
-                causal: causal.then_some(Alignment::BottomRight),
-                ..AttentionCase::new(1, 1, 1, len, head_dim)
+        // A filter may have left it out.
+        run();
+        let head = problem.len * problem.head_dim;
+        if let Some((oracle, _)) = problem.oracle_of_last_query(&tensors) {
+            check(problem.name, dtype, &wide(&output)[head - problem.head_dim..head], &oracle);
+        }
+    }
+    group.finish();
+}
+
+fn attention_backward(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("attention_backward");
+    let stream = Device::cpu().stream();
+    for (problem, dtype) in problems().into_iter().flat_map(|problem| [(problem, DType::F32), (problem, DType::BF16)]) {
+        let tensors = problem.tensors(dtype);
+        let inputs = problem.inputs(&tensors);
+        let d_output = &tensors[3];
+        let forward = problem.attention.forward(&inputs).expect("a call");
+        let backward = BackwardInputs::new(&forward.output, &forward.lse, d_output);
+        let mut gradients = problem.attention.backward(&inputs, &backward).expect("a call");
+        let spec = BackwardSpec::new(inputs.spec());
+        let plan = problem.attention.plan_backward(&spec, &Device::cpu().target()).expect("a valid problem");
+        let mut workspace = plan.workspace(&stream).expect("a workspace");
+        let mut run = || {
+            plan.backward_into(&stream, &inputs, &backward, gradients.outputs(), &mut workspace).expect("a call");
+        };
+        group.throughput(Throughput::Elements(plan.flops()));
+        group.bench_function(problem.id(dtype), |bencher| bencher.iter(&mut run));
+
+        run();
+        let head = problem.len * problem.head_dim;
+        let (d_q, d_v) = (wide(&gradients.d_q), wide(&gradients.d_v));
+        if let Some((_, oracle)) = problem.oracle_of_last_query(&tensors) {
+            check(problem.name, dtype, &d_q[head - problem.head_dim..head], &oracle);
+            // The weights of a row add up to 1, so the gradients of all values are those of all outputs.
+            let total = |values: &[f64]| values.iter().sum::<f64>();
+            let (sum, expected) = (total(&d_v), total(&wide(d_output)));
+            assert!((sum - expected).abs() <= 2e-3 * expected.abs(), "{}: {sum} for {expected}", problem.name);
+        }
+        // Whatever q is stretched by, k may be shrunk by, so that both have the same gradient of it.
+        if problem.name != "softcap" {
+            let along = |tensor: &Tensor, gradient: &[f64]| -> f64 {
+                wide(tensor).iter().zip(gradient).map(|(value, gradient)| value * gradient).sum()
             };
-            let oracle = reference::attention_forward(
-                &case,
-                &wide(&q)[head - head_dim..head],
-                &wide(&k)[..head],
-                &wide(&v)[..head],
-            );
-            check(&name, dtype, &wide(&output)[head - head_dim..head], &oracle.output);
+            let (by_q, by_k) = (along(&tensors[0], &d_q), along(&tensors[1], &wide(&gradients.d_k)));
+            assert!((by_q - by_k).abs() <= 2e-2 * by_q.abs().max(1.0), "{}: {by_q} and {by_k}", problem.name);
         }
     }
     group.finish();
@@ -90,9 +193,10 @@ fn rows(criterion: &mut Criterion) {
             group.throughput(Throughput::Bytes(bytes as u64));
             let plan = Softmax::new().plan(&x.view().spec(), None, &Device::cpu().target()).expect("a valid problem");
             let mut workspace = plan.workspace(&stream).expect("a workspace");
-            group.bench_function(BenchmarkId::from_parameter(&name), |bencher| {
-                bencher.iter(|| plan.forward_into(&stream, black_box(&x), &mut y, &mut workspace).expect("a call"));
-            });
+            let mut run = || plan.forward_into(&stream, black_box(&x), &mut y, &mut workspace).expect("a call");
+            group.bench_function(BenchmarkId::from_parameter(&name), |bencher| bencher.iter(&mut run));
+            // A filter may have left it out.
+            run();
             check(&name, dtype, &wide(&y)[..columns], &reference::softmax_forward(&sample, columns));
             group.finish();
 
@@ -102,11 +206,11 @@ fn rows(criterion: &mut Criterion) {
             let inputs = LayerNormInputs::new(&x).weight(&weight).bias(&bias);
             let plan = LayerNorm::new().plan(&inputs.spec(), &Device::cpu().target()).expect("a valid problem");
             let mut workspace = plan.workspace(&stream).expect("a workspace");
-            group.bench_function(BenchmarkId::from_parameter(&name), |bencher| {
-                bencher.iter(|| {
-                    plan.forward_into(&stream, &inputs, LayerNormOutputs::new(&mut y), &mut workspace).expect("a call");
-                });
-            });
+            let mut run = || {
+                plan.forward_into(&stream, &inputs, LayerNormOutputs::new(&mut y), &mut workspace).expect("a call");
+            };
+            group.bench_function(BenchmarkId::from_parameter(&name), |bencher| bencher.iter(&mut run));
+            run();
             let oracle =
                 reference::layer_norm_forward(&sample, columns, Some(&wide(&weight)), Some(&wide(&bias)), 1e-5);
             check(&name, dtype, &wide(&y)[..columns], &oracle.y);
@@ -115,5 +219,5 @@ fn rows(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, attention, rows);
+criterion_group!(benches, attention, attention_backward, rows);
 criterion_main!(benches);

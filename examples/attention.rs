@@ -1,7 +1,7 @@
 //! Causal attention on the best device there is, compared with the float64 reference: `cargo run --example attention`.
 
 use half::f16;
-use warpfold::reference::{Alignment, AttentionCase, attention_forward};
+use warpfold::reference::{AttentionCase, attention_forward};
 use warpfold::{Attention, Device, Mask, Qkv, Tensor};
 
 fn main() -> Result<(), warpfold::Error> {
@@ -20,8 +20,7 @@ fn main() -> Result<(), warpfold::Error> {
     println!("{}", attention.plan(&inputs.spec(), &device.target())?.explain());
     let forward = attention.forward(&inputs)?;
 
-    let causal = Some(Alignment::BottomRight);
-    let case = AttentionCase { heads_kv: 2, causal, ..AttentionCase::new(1, 8, 256, 256, 64) };
+    let case = AttentionCase { heads_kv: 2, causal: true, ..AttentionCase::new(1, 8, 256, 256, 64) };
     let wide = |values: &[f16]| values.iter().map(|value| value.to_f64()).collect::<Vec<_>>();
     let oracle = attention_forward(&case, &wide(&q_host), &wide(&k_host), &wide(&v_host));
     let output = forward.output.to_vec_f32()?;

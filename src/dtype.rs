@@ -12,6 +12,8 @@ pub enum DType {
     BF16,
     /// 32-bit signed integer, the type of sequence lengths.
     I32,
+    /// 8-bit unsigned integer, the type of boolean masks: 0 is false.
+    U8,
 }
 
 impl DType {
@@ -20,16 +22,18 @@ impl DType {
         match self {
             DType::F32 | DType::I32 => 4,
             DType::F16 | DType::BF16 => 2,
+            DType::U8 => 1,
         }
     }
 
-    /// The name used in messages, kernel names and records: `f32`, `f16`, `bf16`, `i32`.
+    /// The name used in messages, kernel names and records: `f32`, `f16`, `bf16`, `i32`, `u8`.
     pub const fn name(self) -> &'static str {
         match self {
             DType::F32 => "f32",
             DType::F16 => "f16",
             DType::BF16 => "bf16",
             DType::I32 => "i32",
+            DType::U8 => "u8",
         }
     }
 }

@@ -172,6 +172,36 @@ pub enum Error {
         /// The keys there are.
         len_kv: usize,
     },
+    /// Packed sequences whose lengths do not add up to the rows of their tensor.
+    #[error("the lengths in {tensor} add up to {total}, but the packed tensor has {rows} rows")]
+    PackedLengths {
+        /// The lengths.
+        tensor: &'static str,
+        /// Their sum.
+        total: usize,
+        /// The rows there are.
+        rows: usize,
+    },
+    /// A range of keys that is not within the keys.
+    #[error("key_range {start}..{end} is not a range of the {len_kv} keys")]
+    KeyRange {
+        /// The first key.
+        start: usize,
+        /// The key after the last one.
+        end: usize,
+        /// The keys there are.
+        len_kv: usize,
+    },
+    /// A tensor that must have no gaps.
+    #[error("{tensor} must be contiguous; it has shape {shape} and strides {strides}")]
+    NotContiguous {
+        /// The tensor.
+        tensor: &'static str,
+        /// Its shape.
+        shape: Dims,
+        /// Its strides in elements.
+        strides: Dims,
+    },
     /// An option outside its range.
     #[error("{name} is {value}; it must be {allowed}")]
     Option {

@@ -2,8 +2,7 @@
 
 use crate::device::{Device, Kind, Stream};
 use crate::error::{Error, Result};
-use crate::plan::{Execution, LaunchPlan};
-use crate::target::Target;
+use crate::plan::LaunchPlan;
 use crate::tensor::{TensorMut, TensorRef};
 use crate::workspace::Workspace;
 
@@ -15,6 +14,10 @@ pub(crate) fn launch(
     reads: &[Option<TensorRef<'_>>],
     writes: &mut [Option<&mut TensorMut<'_>>],
 ) -> Result<()> {
+    // Without blocks there is nothing to compute: the keys' gradients, where there are no keys.
+    if plan.grid.contains(&0) {
+        return Ok(());
+    }
     match device.kind() {
         #[cfg(feature = "cuda")]
         Kind::Cuda(cuda) => cuda.launch(plan, reads, writes),
@@ -31,22 +34,14 @@ pub(crate) fn launch(
     }
 }
 
-/// The scratch memory of a call: on the CPU `cpu_elements` f32 a thread. Making it also does beforehand what the first
-/// launch would do, which is to load the kernel.
-pub(crate) fn workspace(
-    execution: &Execution,
-    planned: &Target,
-    stream: &Stream,
-    cpu_elements: usize,
-) -> Result<Workspace> {
-    execution.check_target(planned, &stream.device().target())?;
-    match execution {
-        Execution::Cpu => Ok(Workspace::per_thread(cpu_elements)),
-        Execution::Launch(plan) => {
-            prepare(stream.device(), plan)?;
-            Ok(Workspace::empty())
-        }
+/// The scratch memory of a call: without launches, `cpu_elements` f32 a thread. Making it also does beforehand what the
+/// first launches would do, which is to load the kernels.
+pub(crate) fn workspace(launches: &[&LaunchPlan], stream: &Stream, cpu_elements: usize) -> Result<Workspace> {
+    if launches.is_empty() {
+        return Ok(Workspace::per_thread(cpu_elements));
     }
+    launches.iter().try_for_each(|plan| prepare(stream.device(), plan))?;
+    Ok(Workspace::empty())
 }
 
 fn prepare(device: &Device, plan: &LaunchPlan) -> Result<()> {

@@ -45,7 +45,10 @@ mod tensor;
 pub mod variants;
 mod workspace;
 
-pub use attention::{Attention, AttentionForward, AttentionOutputs, AttentionPlan, Mask, Qkv, QkvSpec};
+pub use attention::{
+    Attention, AttentionBackwardPlan, AttentionForward, AttentionGradients, AttentionOutputs, AttentionPlan,
+    AttentionState, BackwardInputs, BackwardSpec, GradientOutputs, Mask, Qkv, QkvSpec,
+};
 pub use device::{Device, Stream};
 pub use dtype::DType;
 pub use error::{Error, Result};
@@ -67,6 +70,8 @@ const _: () = {
     is_send_and_sync::<TensorMut<'_>>();
     is_send_and_sync::<Attention>();
     is_send_and_sync::<AttentionPlan>();
+    is_send_and_sync::<AttentionBackwardPlan>();
+    is_send_and_sync::<AttentionState>();
     is_send_and_sync::<Workspace>();
     is_send_and_sync::<Error>();
 };

@@ -20,7 +20,125 @@ const _: () = {
     ["Offset of field: HeadStrides::row"][::std::mem::offset_of!(HeadStrides, row) - 16usize];
 };
 
-/// Attention, forward: out = softmax(scale * q k^T + mask) v and its log-sum-exp.
+/// Strides of a [batch, heads_q, len_q, len_kv] tensor, 0 where it is broadcast.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct ScoreStrides {
+    pub batch: i64,
+    pub head: i64,
+    pub query: i64,
+    pub key: i64,
+}
+const _: () = {
+    ["Size of ScoreStrides"][::std::mem::size_of::<ScoreStrides>() - 32usize];
+    ["Alignment of ScoreStrides"][::std::mem::align_of::<ScoreStrides>() - 8usize];
+    ["Offset of field: ScoreStrides::batch"][::std::mem::offset_of!(ScoreStrides, batch) - 0usize];
+    ["Offset of field: ScoreStrides::head"][::std::mem::offset_of!(ScoreStrides, head) - 8usize];
+    ["Offset of field: ScoreStrides::query"][::std::mem::offset_of!(ScoreStrides, query) - 16usize];
+    ["Offset of field: ScoreStrides::key"][::std::mem::offset_of!(ScoreStrides, key) - 24usize];
+};
+
+/// What all attention kernels know of a problem: how q, k and v lie in memory, which keys a query sees, and what happens
+/// to a score. A row is a query of a query head.
+///
+/// Packed sequences (query_lengths given) lie one after the other in tensors of one batch entry; len_q and len_kv are
+/// then the rows of all of them.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct AttentionShape {
+    pub q_strides: HeadStrides,
+    pub k_strides: HeadStrides,
+    pub v_strides: HeadStrides,
+    pub bias_strides: ScoreStrides,
+    pub mask_strides: ScoreStrides,
+    /// strides of lse, delta and d_lse in elements; a row's stride is 1
+    pub lse_batch: i64,
+    pub lse_head: i64,
+    /// stride of alibi_slopes in elements: heads_q, or 0
+    pub slopes_batch: i64,
+    pub dropout_seed: u64,
+    /// sequences
+    pub batch: u32,
+    pub heads_q: u32,
+    /// query heads that share one key head: heads_q / heads_kv
+    pub heads_per_kv: u32,
+    pub len_q: i32,
+    pub len_kv: i32,
+    /// may be less than the kernel's, which pads it with zeros
+    pub head_dim: i32,
+    pub head_dim_v: i32,
+    pub scale: f32,
+    /// scale * log2(e): the softmax is computed in base 2
+    pub scale_log2: f32,
+    /// 0: none
+    pub softcap: f32,
+    /// 1: query i sits at position i + len_kv - len_q of its sequence; 0: at i + offset
+    pub bottom_right: u32,
+    pub offset: i32,
+    /// key j is visible iff position - left <= j <= position + right; INT32_MAX: unbounded
+    pub window_left: i32,
+    pub window_right: i32,
+    /// keys below are visible whatever the window says
+    pub prefix: i32,
+    /// only keys [key_begin, key_end) take part
+    pub key_begin: i32,
+    pub key_end: i32,
+    /// a weight is dropped iff its random word is below
+    pub dropout_below: u32,
+    /// of the weights that are kept: 1 / (1 - probability); 0: no dropout
+    pub dropout_scale: f32,
+    pub dropout_offset: u32,
+    /// query heads that share a tile of query rows: 1, or heads_per_kv
+    pub packed_heads: u32,
+    /// row (or key) blocks of a sequence and head; packed sequences: of all sequences
+    pub blocks: u32,
+    /// (sequence, head) pairs whose blocks are scheduled together, so that their keys stay in L2
+    pub section: u32,
+    /// 1: every row of every tensor starts on a 16-byte boundary
+    pub aligned: u32,
+}
+const _: () = {
+    ["Size of AttentionShape"][::std::mem::size_of::<AttentionShape>() - 264usize];
+    ["Alignment of AttentionShape"][::std::mem::align_of::<AttentionShape>() - 8usize];
+    ["Offset of field: AttentionShape::q_strides"][::std::mem::offset_of!(AttentionShape, q_strides) - 0usize];
+    ["Offset of field: AttentionShape::k_strides"][::std::mem::offset_of!(AttentionShape, k_strides) - 24usize];
+    ["Offset of field: AttentionShape::v_strides"][::std::mem::offset_of!(AttentionShape, v_strides) - 48usize];
+    ["Offset of field: AttentionShape::bias_strides"][::std::mem::offset_of!(AttentionShape, bias_strides) - 72usize];
+    ["Offset of field: AttentionShape::mask_strides"][::std::mem::offset_of!(AttentionShape, mask_strides) - 104usize];
+    ["Offset of field: AttentionShape::lse_batch"][::std::mem::offset_of!(AttentionShape, lse_batch) - 136usize];
+    ["Offset of field: AttentionShape::lse_head"][::std::mem::offset_of!(AttentionShape, lse_head) - 144usize];
+    ["Offset of field: AttentionShape::slopes_batch"][::std::mem::offset_of!(AttentionShape, slopes_batch) - 152usize];
+    ["Offset of field: AttentionShape::dropout_seed"][::std::mem::offset_of!(AttentionShape, dropout_seed) - 160usize];
+    ["Offset of field: AttentionShape::batch"][::std::mem::offset_of!(AttentionShape, batch) - 168usize];
+    ["Offset of field: AttentionShape::heads_q"][::std::mem::offset_of!(AttentionShape, heads_q) - 172usize];
+    ["Offset of field: AttentionShape::heads_per_kv"][::std::mem::offset_of!(AttentionShape, heads_per_kv) - 176usize];
+    ["Offset of field: AttentionShape::len_q"][::std::mem::offset_of!(AttentionShape, len_q) - 180usize];
+    ["Offset of field: AttentionShape::len_kv"][::std::mem::offset_of!(AttentionShape, len_kv) - 184usize];
+    ["Offset of field: AttentionShape::head_dim"][::std::mem::offset_of!(AttentionShape, head_dim) - 188usize];
+    ["Offset of field: AttentionShape::head_dim_v"][::std::mem::offset_of!(AttentionShape, head_dim_v) - 192usize];
+    ["Offset of field: AttentionShape::scale"][::std::mem::offset_of!(AttentionShape, scale) - 196usize];
+    ["Offset of field: AttentionShape::scale_log2"][::std::mem::offset_of!(AttentionShape, scale_log2) - 200usize];
+    ["Offset of field: AttentionShape::softcap"][::std::mem::offset_of!(AttentionShape, softcap) - 204usize];
+    ["Offset of field: AttentionShape::bottom_right"][::std::mem::offset_of!(AttentionShape, bottom_right) - 208usize];
+    ["Offset of field: AttentionShape::offset"][::std::mem::offset_of!(AttentionShape, offset) - 212usize];
+    ["Offset of field: AttentionShape::window_left"][::std::mem::offset_of!(AttentionShape, window_left) - 216usize];
+    ["Offset of field: AttentionShape::window_right"][::std::mem::offset_of!(AttentionShape, window_right) - 220usize];
+    ["Offset of field: AttentionShape::prefix"][::std::mem::offset_of!(AttentionShape, prefix) - 224usize];
+    ["Offset of field: AttentionShape::key_begin"][::std::mem::offset_of!(AttentionShape, key_begin) - 228usize];
+    ["Offset of field: AttentionShape::key_end"][::std::mem::offset_of!(AttentionShape, key_end) - 232usize];
+    ["Offset of field: AttentionShape::dropout_below"]
+        [::std::mem::offset_of!(AttentionShape, dropout_below) - 236usize];
+    ["Offset of field: AttentionShape::dropout_scale"]
+        [::std::mem::offset_of!(AttentionShape, dropout_scale) - 240usize];
+    ["Offset of field: AttentionShape::dropout_offset"]
+        [::std::mem::offset_of!(AttentionShape, dropout_offset) - 244usize];
+    ["Offset of field: AttentionShape::packed_heads"][::std::mem::offset_of!(AttentionShape, packed_heads) - 248usize];
+    ["Offset of field: AttentionShape::blocks"][::std::mem::offset_of!(AttentionShape, blocks) - 252usize];
+    ["Offset of field: AttentionShape::section"][::std::mem::offset_of!(AttentionShape, section) - 256usize];
+    ["Offset of field: AttentionShape::aligned"][::std::mem::offset_of!(AttentionShape, aligned) - 260usize];
+};
+
+/// Attention, forward: out = softmax(scores) v and the log of each row's sum of exponentials.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct AttentionForwardParams {
@@ -28,72 +146,253 @@ pub struct AttentionForwardParams {
     pub q: u64,
     /// [batch, heads_kv, len_kv, head_dim]
     pub k: u64,
-    /// [batch, heads_kv, len_kv, head_dim]
+    /// [batch, heads_kv, len_kv, head_dim_v]
     pub v: u64,
+    /// the type of q, or 0
+    pub bias: u64,
+    /// u8, 0 is hidden; or 0
+    pub mask: u64,
+    /// f32 [heads_q] or [batch, heads_q], or 0
+    pub alibi_slopes: u64,
     /// i32 [batch], or 0: every sequence has len_kv keys
     pub key_lengths: u64,
-    /// [batch, heads_q, len_q, head_dim]
+    /// i32 [batch], or 0: sequences are not packed
+    pub query_lengths: u64,
+    /// i32 [batch], the sequences from the longest on, or 0: as they come
+    pub order: u64,
+    /// f32 [heads_q], or 0
+    pub sinks: u64,
+    /// [batch, heads_q, len_q, head_dim_v]
     pub out: u64,
-    /// f32 [batch, heads_q, len_q], natural log, contiguous, or 0
+    /// f32, natural log, or 0
     pub lse: u64,
-    pub q_strides: HeadStrides,
-    pub k_strides: HeadStrides,
-    pub v_strides: HeadStrides,
+    pub shape: AttentionShape,
     pub out_strides: HeadStrides,
-    pub batch: u32,
-    pub heads_q: u32,
-    /// query heads that share one key head: heads_q / heads_kv
-    pub heads_per_kv: u32,
-    pub len_q: i32,
-    pub len_kv: i32,
-    /// ceil(len_q / BLOCK_Q); the grid is q_blocks * heads_q * batch, linear
-    pub q_blocks: u32,
-    /// scale * log2(e): the softmax is computed in base 2
-    pub scale_log2: f32,
-    /// 1: key j is visible to query i iff j <= i + causal_offset
-    pub causal: u32,
-    pub causal_offset: i32,
-    /// 1: every row of q, k, v and out starts on a 16-byte boundary
-    pub aligned: u32,
+    /// 1: out is f32, whatever the type of q
+    pub out_f32: u32,
+    /// keeps the size a multiple of 8 bytes
+    pub reserved: u32,
 }
 const _: () = {
-    ["Size of AttentionForwardParams"][::std::mem::size_of::<AttentionForwardParams>() - 184usize];
+    ["Size of AttentionForwardParams"][::std::mem::size_of::<AttentionForwardParams>() - 392usize];
     ["Alignment of AttentionForwardParams"][::std::mem::align_of::<AttentionForwardParams>() - 8usize];
     ["Offset of field: AttentionForwardParams::q"][::std::mem::offset_of!(AttentionForwardParams, q) - 0usize];
     ["Offset of field: AttentionForwardParams::k"][::std::mem::offset_of!(AttentionForwardParams, k) - 8usize];
     ["Offset of field: AttentionForwardParams::v"][::std::mem::offset_of!(AttentionForwardParams, v) - 16usize];
+    ["Offset of field: AttentionForwardParams::bias"][::std::mem::offset_of!(AttentionForwardParams, bias) - 24usize];
+    ["Offset of field: AttentionForwardParams::mask"][::std::mem::offset_of!(AttentionForwardParams, mask) - 32usize];
+    ["Offset of field: AttentionForwardParams::alibi_slopes"]
+        [::std::mem::offset_of!(AttentionForwardParams, alibi_slopes) - 40usize];
     ["Offset of field: AttentionForwardParams::key_lengths"]
-        [::std::mem::offset_of!(AttentionForwardParams, key_lengths) - 24usize];
-    ["Offset of field: AttentionForwardParams::out"][::std::mem::offset_of!(AttentionForwardParams, out) - 32usize];
-    ["Offset of field: AttentionForwardParams::lse"][::std::mem::offset_of!(AttentionForwardParams, lse) - 40usize];
-    ["Offset of field: AttentionForwardParams::q_strides"]
-        [::std::mem::offset_of!(AttentionForwardParams, q_strides) - 48usize];
-    ["Offset of field: AttentionForwardParams::k_strides"]
-        [::std::mem::offset_of!(AttentionForwardParams, k_strides) - 72usize];
-    ["Offset of field: AttentionForwardParams::v_strides"]
-        [::std::mem::offset_of!(AttentionForwardParams, v_strides) - 96usize];
+        [::std::mem::offset_of!(AttentionForwardParams, key_lengths) - 48usize];
+    ["Offset of field: AttentionForwardParams::query_lengths"]
+        [::std::mem::offset_of!(AttentionForwardParams, query_lengths) - 56usize];
+    ["Offset of field: AttentionForwardParams::order"][::std::mem::offset_of!(AttentionForwardParams, order) - 64usize];
+    ["Offset of field: AttentionForwardParams::sinks"][::std::mem::offset_of!(AttentionForwardParams, sinks) - 72usize];
+    ["Offset of field: AttentionForwardParams::out"][::std::mem::offset_of!(AttentionForwardParams, out) - 80usize];
+    ["Offset of field: AttentionForwardParams::lse"][::std::mem::offset_of!(AttentionForwardParams, lse) - 88usize];
+    ["Offset of field: AttentionForwardParams::shape"][::std::mem::offset_of!(AttentionForwardParams, shape) - 96usize];
     ["Offset of field: AttentionForwardParams::out_strides"]
-        [::std::mem::offset_of!(AttentionForwardParams, out_strides) - 120usize];
-    ["Offset of field: AttentionForwardParams::batch"]
-        [::std::mem::offset_of!(AttentionForwardParams, batch) - 144usize];
-    ["Offset of field: AttentionForwardParams::heads_q"]
-        [::std::mem::offset_of!(AttentionForwardParams, heads_q) - 148usize];
-    ["Offset of field: AttentionForwardParams::heads_per_kv"]
-        [::std::mem::offset_of!(AttentionForwardParams, heads_per_kv) - 152usize];
-    ["Offset of field: AttentionForwardParams::len_q"]
-        [::std::mem::offset_of!(AttentionForwardParams, len_q) - 156usize];
-    ["Offset of field: AttentionForwardParams::len_kv"]
-        [::std::mem::offset_of!(AttentionForwardParams, len_kv) - 160usize];
-    ["Offset of field: AttentionForwardParams::q_blocks"]
-        [::std::mem::offset_of!(AttentionForwardParams, q_blocks) - 164usize];
-    ["Offset of field: AttentionForwardParams::scale_log2"]
-        [::std::mem::offset_of!(AttentionForwardParams, scale_log2) - 168usize];
-    ["Offset of field: AttentionForwardParams::causal"]
-        [::std::mem::offset_of!(AttentionForwardParams, causal) - 172usize];
-    ["Offset of field: AttentionForwardParams::causal_offset"]
-        [::std::mem::offset_of!(AttentionForwardParams, causal_offset) - 176usize];
-    ["Offset of field: AttentionForwardParams::aligned"]
-        [::std::mem::offset_of!(AttentionForwardParams, aligned) - 180usize];
+        [::std::mem::offset_of!(AttentionForwardParams, out_strides) - 360usize];
+    ["Offset of field: AttentionForwardParams::out_f32"]
+        [::std::mem::offset_of!(AttentionForwardParams, out_f32) - 384usize];
+    ["Offset of field: AttentionForwardParams::reserved"]
+        [::std::mem::offset_of!(AttentionForwardParams, reserved) - 388usize];
+};
+
+/// Attention, backward: the kernels that compute d_q, d_k and d_v, or d_bias.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct AttentionBackwardParams {
+    pub q: u64,
+    pub k: u64,
+    pub v: u64,
+    pub bias: u64,
+    pub mask: u64,
+    pub alibi_slopes: u64,
+    pub key_lengths: u64,
+    pub query_lengths: u64,
+    pub order: u64,
+    /// [batch, heads_q, len_q, head_dim_v]
+    pub d_out: u64,
+    /// f32, natural log
+    pub lse: u64,
+    /// f32: see AttentionDeltaParams
+    pub delta: u64,
+    pub d_q: u64,
+    pub d_k: u64,
+    pub d_v: u64,
+    pub d_bias: u64,
+    pub shape: AttentionShape,
+    pub d_out_strides: HeadStrides,
+    pub d_q_strides: HeadStrides,
+    pub d_k_strides: HeadStrides,
+    pub d_v_strides: HeadStrides,
+    pub d_bias_strides: ScoreStrides,
+    /// sizes of d_bias, 1 where the bias is broadcast
+    pub bias_batch: u32,
+    pub bias_heads: u32,
+    pub bias_queries: u32,
+    pub bias_keys: i32,
+}
+const _: () = {
+    ["Size of AttentionBackwardParams"][::std::mem::size_of::<AttentionBackwardParams>() - 536usize];
+    ["Alignment of AttentionBackwardParams"][::std::mem::align_of::<AttentionBackwardParams>() - 8usize];
+    ["Offset of field: AttentionBackwardParams::q"][::std::mem::offset_of!(AttentionBackwardParams, q) - 0usize];
+    ["Offset of field: AttentionBackwardParams::k"][::std::mem::offset_of!(AttentionBackwardParams, k) - 8usize];
+    ["Offset of field: AttentionBackwardParams::v"][::std::mem::offset_of!(AttentionBackwardParams, v) - 16usize];
+    ["Offset of field: AttentionBackwardParams::bias"][::std::mem::offset_of!(AttentionBackwardParams, bias) - 24usize];
+    ["Offset of field: AttentionBackwardParams::mask"][::std::mem::offset_of!(AttentionBackwardParams, mask) - 32usize];
+    ["Offset of field: AttentionBackwardParams::alibi_slopes"]
+        [::std::mem::offset_of!(AttentionBackwardParams, alibi_slopes) - 40usize];
+    ["Offset of field: AttentionBackwardParams::key_lengths"]
+        [::std::mem::offset_of!(AttentionBackwardParams, key_lengths) - 48usize];
+    ["Offset of field: AttentionBackwardParams::query_lengths"]
+        [::std::mem::offset_of!(AttentionBackwardParams, query_lengths) - 56usize];
+    ["Offset of field: AttentionBackwardParams::order"]
+        [::std::mem::offset_of!(AttentionBackwardParams, order) - 64usize];
+    ["Offset of field: AttentionBackwardParams::d_out"]
+        [::std::mem::offset_of!(AttentionBackwardParams, d_out) - 72usize];
+    ["Offset of field: AttentionBackwardParams::lse"][::std::mem::offset_of!(AttentionBackwardParams, lse) - 80usize];
+    ["Offset of field: AttentionBackwardParams::delta"]
+        [::std::mem::offset_of!(AttentionBackwardParams, delta) - 88usize];
+    ["Offset of field: AttentionBackwardParams::d_q"][::std::mem::offset_of!(AttentionBackwardParams, d_q) - 96usize];
+    ["Offset of field: AttentionBackwardParams::d_k"][::std::mem::offset_of!(AttentionBackwardParams, d_k) - 104usize];
+    ["Offset of field: AttentionBackwardParams::d_v"][::std::mem::offset_of!(AttentionBackwardParams, d_v) - 112usize];
+    ["Offset of field: AttentionBackwardParams::d_bias"]
+        [::std::mem::offset_of!(AttentionBackwardParams, d_bias) - 120usize];
+    ["Offset of field: AttentionBackwardParams::shape"]
+        [::std::mem::offset_of!(AttentionBackwardParams, shape) - 128usize];
+    ["Offset of field: AttentionBackwardParams::d_out_strides"]
+        [::std::mem::offset_of!(AttentionBackwardParams, d_out_strides) - 392usize];
+    ["Offset of field: AttentionBackwardParams::d_q_strides"]
+        [::std::mem::offset_of!(AttentionBackwardParams, d_q_strides) - 416usize];
+    ["Offset of field: AttentionBackwardParams::d_k_strides"]
+        [::std::mem::offset_of!(AttentionBackwardParams, d_k_strides) - 440usize];
+    ["Offset of field: AttentionBackwardParams::d_v_strides"]
+        [::std::mem::offset_of!(AttentionBackwardParams, d_v_strides) - 464usize];
+    ["Offset of field: AttentionBackwardParams::d_bias_strides"]
+        [::std::mem::offset_of!(AttentionBackwardParams, d_bias_strides) - 488usize];
+    ["Offset of field: AttentionBackwardParams::bias_batch"]
+        [::std::mem::offset_of!(AttentionBackwardParams, bias_batch) - 520usize];
+    ["Offset of field: AttentionBackwardParams::bias_heads"]
+        [::std::mem::offset_of!(AttentionBackwardParams, bias_heads) - 524usize];
+    ["Offset of field: AttentionBackwardParams::bias_queries"]
+        [::std::mem::offset_of!(AttentionBackwardParams, bias_queries) - 528usize];
+    ["Offset of field: AttentionBackwardParams::bias_keys"]
+        [::std::mem::offset_of!(AttentionBackwardParams, bias_keys) - 532usize];
+};
+
+/// Attention, backward: delta = sum_d out d_out - d_lse of each row.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct AttentionDeltaParams {
+    pub out: u64,
+    pub d_out: u64,
+    /// f32, or 0
+    pub d_lse: u64,
+    /// f32
+    pub delta: u64,
+    pub out_strides: HeadStrides,
+    pub d_out_strides: HeadStrides,
+    pub lse_batch: i64,
+    pub lse_head: i64,
+    /// of the tensors: 1 for packed sequences
+    pub batch: u32,
+    pub heads_q: u32,
+    pub len_q: u32,
+    pub head_dim_v: u32,
+}
+const _: () = {
+    ["Size of AttentionDeltaParams"][::std::mem::size_of::<AttentionDeltaParams>() - 112usize];
+    ["Alignment of AttentionDeltaParams"][::std::mem::align_of::<AttentionDeltaParams>() - 8usize];
+    ["Offset of field: AttentionDeltaParams::out"][::std::mem::offset_of!(AttentionDeltaParams, out) - 0usize];
+    ["Offset of field: AttentionDeltaParams::d_out"][::std::mem::offset_of!(AttentionDeltaParams, d_out) - 8usize];
+    ["Offset of field: AttentionDeltaParams::d_lse"][::std::mem::offset_of!(AttentionDeltaParams, d_lse) - 16usize];
+    ["Offset of field: AttentionDeltaParams::delta"][::std::mem::offset_of!(AttentionDeltaParams, delta) - 24usize];
+    ["Offset of field: AttentionDeltaParams::out_strides"]
+        [::std::mem::offset_of!(AttentionDeltaParams, out_strides) - 32usize];
+    ["Offset of field: AttentionDeltaParams::d_out_strides"]
+        [::std::mem::offset_of!(AttentionDeltaParams, d_out_strides) - 56usize];
+    ["Offset of field: AttentionDeltaParams::lse_batch"]
+        [::std::mem::offset_of!(AttentionDeltaParams, lse_batch) - 80usize];
+    ["Offset of field: AttentionDeltaParams::lse_head"]
+        [::std::mem::offset_of!(AttentionDeltaParams, lse_head) - 88usize];
+    ["Offset of field: AttentionDeltaParams::batch"][::std::mem::offset_of!(AttentionDeltaParams, batch) - 96usize];
+    ["Offset of field: AttentionDeltaParams::heads_q"]
+        [::std::mem::offset_of!(AttentionDeltaParams, heads_q) - 100usize];
+    ["Offset of field: AttentionDeltaParams::len_q"][::std::mem::offset_of!(AttentionDeltaParams, len_q) - 104usize];
+    ["Offset of field: AttentionDeltaParams::head_dim_v"]
+        [::std::mem::offset_of!(AttentionDeltaParams, head_dim_v) - 108usize];
+};
+
+/// Attention, backward: d_sinks[head] = -sum over the head's rows of exp(sink - lse) delta.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct AttentionSinksParams {
+    pub sinks: u64,
+    pub lse: u64,
+    pub delta: u64,
+    /// f32 [heads_q]
+    pub d_sinks: u64,
+    pub lse_batch: i64,
+    pub lse_head: i64,
+    pub batch: u32,
+    pub len_q: u32,
+}
+const _: () = {
+    ["Size of AttentionSinksParams"][::std::mem::size_of::<AttentionSinksParams>() - 56usize];
+    ["Alignment of AttentionSinksParams"][::std::mem::align_of::<AttentionSinksParams>() - 8usize];
+    ["Offset of field: AttentionSinksParams::sinks"][::std::mem::offset_of!(AttentionSinksParams, sinks) - 0usize];
+    ["Offset of field: AttentionSinksParams::lse"][::std::mem::offset_of!(AttentionSinksParams, lse) - 8usize];
+    ["Offset of field: AttentionSinksParams::delta"][::std::mem::offset_of!(AttentionSinksParams, delta) - 16usize];
+    ["Offset of field: AttentionSinksParams::d_sinks"][::std::mem::offset_of!(AttentionSinksParams, d_sinks) - 24usize];
+    ["Offset of field: AttentionSinksParams::lse_batch"]
+        [::std::mem::offset_of!(AttentionSinksParams, lse_batch) - 32usize];
+    ["Offset of field: AttentionSinksParams::lse_head"]
+        [::std::mem::offset_of!(AttentionSinksParams, lse_head) - 40usize];
+    ["Offset of field: AttentionSinksParams::batch"][::std::mem::offset_of!(AttentionSinksParams, batch) - 48usize];
+    ["Offset of field: AttentionSinksParams::len_q"][::std::mem::offset_of!(AttentionSinksParams, len_q) - 52usize];
+};
+
+/// Merges partial results over disjoint sets of keys.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct AttentionMergeParams {
+    /// f32 [batch, heads, len, head_dim_v], all with the same strides; or 0
+    pub parts: [u64; 16usize],
+    /// f32 [rows], natural log; or 0
+    pub parts_lse: [u64; 16usize],
+    /// f32 [heads], or 0
+    pub sinks: u64,
+    pub out: u64,
+    /// f32 [rows], or 0
+    pub lse: u64,
+    pub part_strides: HeadStrides,
+    pub out_strides: HeadStrides,
+    pub batch: u32,
+    pub heads: u32,
+    pub len: u32,
+    pub head_dim_v: u32,
+}
+const _: () = {
+    ["Size of AttentionMergeParams"][::std::mem::size_of::<AttentionMergeParams>() - 344usize];
+    ["Alignment of AttentionMergeParams"][::std::mem::align_of::<AttentionMergeParams>() - 8usize];
+    ["Offset of field: AttentionMergeParams::parts"][::std::mem::offset_of!(AttentionMergeParams, parts) - 0usize];
+    ["Offset of field: AttentionMergeParams::parts_lse"]
+        [::std::mem::offset_of!(AttentionMergeParams, parts_lse) - 128usize];
+    ["Offset of field: AttentionMergeParams::sinks"][::std::mem::offset_of!(AttentionMergeParams, sinks) - 256usize];
+    ["Offset of field: AttentionMergeParams::out"][::std::mem::offset_of!(AttentionMergeParams, out) - 264usize];
+    ["Offset of field: AttentionMergeParams::lse"][::std::mem::offset_of!(AttentionMergeParams, lse) - 272usize];
+    ["Offset of field: AttentionMergeParams::part_strides"]
+        [::std::mem::offset_of!(AttentionMergeParams, part_strides) - 280usize];
+    ["Offset of field: AttentionMergeParams::out_strides"]
+        [::std::mem::offset_of!(AttentionMergeParams, out_strides) - 304usize];
+    ["Offset of field: AttentionMergeParams::batch"][::std::mem::offset_of!(AttentionMergeParams, batch) - 328usize];
+    ["Offset of field: AttentionMergeParams::heads"][::std::mem::offset_of!(AttentionMergeParams, heads) - 332usize];
+    ["Offset of field: AttentionMergeParams::len"][::std::mem::offset_of!(AttentionMergeParams, len) - 336usize];
+    ["Offset of field: AttentionMergeParams::head_dim_v"]
+        [::std::mem::offset_of!(AttentionMergeParams, head_dim_v) - 340usize];
 };
 
 /// Up to three leading dimensions of a tensor whose last axis is the row. Row r sits at

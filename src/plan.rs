@@ -2,9 +2,13 @@
 
 use std::fmt;
 
+use crate::attention::Operands;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::params::{AttentionForwardParams, LayerNormForwardParams, SoftmaxForwardParams};
+use crate::params::{
+    AttentionBackwardParams, AttentionDeltaParams, AttentionForwardParams, AttentionMergeParams, AttentionSinksParams,
+    LayerNormForwardParams, SoftmaxForwardParams,
+};
 use crate::target::{GpuTarget, Target};
 use crate::tensor::TensorSpec;
 use crate::variants::{Arch, Operation, Tile, VARIANTS, Variant};
@@ -38,6 +42,18 @@ impl LaunchPlan {
             params,
         })
     }
+
+    /// The same launch with a call's random state.
+    pub(crate) fn with_dropout(&self, operands: &Operands<'_>) -> LaunchPlan {
+        let mut plan = self.clone();
+        let shape = match &mut plan.params {
+            Params::AttentionForward(params) => &mut params.shape,
+            Params::AttentionBackward(params) => &mut params.shape,
+            _ => return plan,
+        };
+        (shape.dropout_seed, shape.dropout_offset) = (operands.dropout_seed, operands.dropout_offset);
+        plan
+    }
 }
 
 impl fmt::Display for LaunchPlan {
@@ -49,6 +65,7 @@ impl fmt::Display for LaunchPlan {
             Tile::Attention { block_q, block_kv, .. } => {
                 write!(f, ", {block_q} query rows a block, tiles of {block_kv} keys")?;
             }
+            Tile::WarpRows { .. } => f.write_str(", a warp a row")?,
             Tile::Rows { threads_per_row, rows_per_block, vectors: 0 } => {
                 write!(f, ", {rows_per_block} row(s) a block, {threads_per_row} threads a row, streamed")?;
             }
@@ -66,6 +83,10 @@ impl fmt::Display for LaunchPlan {
 #[allow(clippy::enum_variant_names, reason = "each variant has the name of its struct")]
 pub(crate) enum Params {
     AttentionForward(AttentionForwardParams),
+    AttentionBackward(AttentionBackwardParams),
+    AttentionDelta(AttentionDeltaParams),
+    AttentionSinks(AttentionSinksParams),
+    AttentionMerge(AttentionMergeParams),
     SoftmaxForward(SoftmaxForwardParams),
     LayerNormForward(LayerNormForwardParams),
 }
@@ -76,6 +97,10 @@ impl Params {
     pub(crate) fn words_mut(&mut self) -> &mut [u64] {
         match self {
             Params::AttentionForward(params) => bytemuck::cast_slice_mut(std::slice::from_mut(params)),
+            Params::AttentionBackward(params) => bytemuck::cast_slice_mut(std::slice::from_mut(params)),
+            Params::AttentionDelta(params) => bytemuck::cast_slice_mut(std::slice::from_mut(params)),
+            Params::AttentionSinks(params) => bytemuck::cast_slice_mut(std::slice::from_mut(params)),
+            Params::AttentionMerge(params) => bytemuck::cast_slice_mut(std::slice::from_mut(params)),
             Params::SoftmaxForward(params) => bytemuck::cast_slice_mut(std::slice::from_mut(params)),
             Params::LayerNormForward(params) => bytemuck::cast_slice_mut(std::slice::from_mut(params)),
         }
@@ -85,19 +110,19 @@ impl Params {
 /// How a plan runs.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(clippy::large_enum_variant, reason = "a plan is made once and holds one of these")]
-pub(crate) enum Execution {
+pub(crate) enum Execution<L> {
     /// On the processor, from the problem itself.
     Cpu,
-    /// By one kernel launch.
-    Launch(LaunchPlan),
+    /// By launching kernels: one, or several in their order.
+    Launch(L),
 }
 
-impl Execution {
+impl<L> Execution<L> {
     /// On the processor, which computes every float type.
-    pub(crate) fn cpu(operation: &'static str, dtype: DType) -> Result<Execution> {
+    pub(crate) fn cpu(operation: &'static str, dtype: DType) -> Result<Execution<L>> {
         match dtype {
             DType::F32 | DType::F16 | DType::BF16 => Ok(Execution::Cpu),
-            DType::I32 => Err(Error::UnsupportedDType {
+            DType::I32 | DType::U8 => Err(Error::UnsupportedDType {
                 operation,
                 dtype,
                 device: Target::Cpu.to_string(),
@@ -106,26 +131,25 @@ impl Execution {
         }
     }
 
-    /// The kernel launch, if there is one.
-    pub(crate) fn launch(&self) -> Option<&LaunchPlan> {
+    /// The kernel launches, if there are any.
+    pub(crate) fn launch(&self) -> Option<&L> {
         match self {
             Execution::Cpu => None,
             Execution::Launch(launch) => Some(launch),
         }
     }
+}
 
-    /// Whether a device can run what was planned for `planned`.
-    pub(crate) fn check_target(&self, planned: &Target, given: &Target) -> Result<()> {
-        let fits = match (self, given) {
-            (Execution::Cpu, Target::Cpu) => true,
-            (Execution::Launch(launch), Target::Gpu(gpu)) => runs_on(launch.variant, gpu),
-            _ => false,
-        };
-        if fits {
-            return Ok(());
-        }
-        Err(Error::PlanMismatch { what: "the device", given: given.to_string(), planned: planned.to_string() })
+/// Whether a device can run what was planned for `planned`: these launches, or without any the processor.
+pub(crate) fn check_target(launches: &[&LaunchPlan], planned: &Target, given: &Target) -> Result<()> {
+    let fits = match given {
+        Target::Cpu => launches.is_empty(),
+        Target::Gpu(gpu) => !launches.is_empty() && launches.iter().all(|launch| runs_on(launch.variant, gpu)),
+    };
+    if fits {
+        return Ok(());
     }
+    Err(Error::PlanMismatch { what: "the device", given: given.to_string(), planned: planned.to_string() })
 }
 
 /// The first row of the table that runs on the target and accepts the problem.
@@ -192,9 +216,12 @@ pub(crate) fn check_planned<T: PartialEq + fmt::Debug>(what: &'static str, given
 
 /// A tensor must have the planned type, shape and strides, and be aligned no worse. Its offset may differ.
 pub(crate) fn check_planned_tensor(what: &'static str, given: &TensorSpec, planned: &TensorSpec) -> Result<()> {
+    let shape = planned.layout.shape();
+    // Nothing reads the stride of a dimension of one entry.
+    let strides = || given.layout.strides().iter().zip(planned.layout.strides()).zip(shape);
     let fits = given.dtype == planned.dtype
-        && given.layout.shape() == planned.layout.shape()
-        && given.layout.strides() == planned.layout.strides()
+        && given.layout.shape() == shape
+        && strides().all(|((given, planned), size)| given == planned || *size <= 1)
         && given.alignment_bytes >= planned.alignment_bytes;
     if fits {
         return Ok(());

@@ -43,6 +43,18 @@ impl Arch {
 pub enum Operation {
     /// Fused attention, forward.
     AttentionForward,
+    /// Fused attention, backward: what each row's gradient has in common, `sum out d_out - d_lse`.
+    AttentionDelta,
+    /// Fused attention, backward: the gradients of k and v.
+    AttentionBackwardKeyValue,
+    /// Fused attention, backward: the gradient of q.
+    AttentionBackwardQuery,
+    /// Fused attention, backward: the gradient of the bias.
+    AttentionBackwardBias,
+    /// Fused attention, backward: the gradient of the sinks.
+    AttentionBackwardSinks,
+    /// Merges partial results of attention.
+    AttentionMerge,
     /// Softmax over the last axis, forward.
     SoftmaxForward,
     /// Layer norm over the last axis, forward.
@@ -54,6 +66,12 @@ impl Operation {
     pub const fn name(self) -> &'static str {
         match self {
             Operation::AttentionForward => "attention_forward",
+            Operation::AttentionDelta => "attention_delta",
+            Operation::AttentionBackwardKeyValue => "attention_backward_key_value",
+            Operation::AttentionBackwardQuery => "attention_backward_query",
+            Operation::AttentionBackwardBias => "attention_backward_bias",
+            Operation::AttentionBackwardSinks => "attention_backward_sinks",
+            Operation::AttentionMerge => "attention_merge",
             Operation::SoftmaxForward => "softmax_forward",
             Operation::LayerNormForward => "layer_norm_forward",
         }
@@ -63,9 +81,11 @@ impl Operation {
 /// What an attention image accepts beyond the common contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Features {
-    /// 16-byte aligned rows; causal bounds and key lengths. The image without a branch to spare.
+    /// 16-byte aligned rows of exactly the tile's head_dim; causal bounds, windows, lengths, sinks. The image without a
+    /// branch to spare.
     Plain,
-    /// Everything: also rows of any alignment, moved element by element.
+    /// Everything: also softcap, ALiBi, bias, boolean masks, dropout, a prefix, rows of any alignment and any smaller
+    /// head_dim.
     General,
 }
 
@@ -76,6 +96,8 @@ pub enum Tile {
     Attention {
         /// Size of a query's and a key's vector.
         head_dim: u32,
+        /// Size of a value's vector.
+        head_dim_v: u32,
         /// Query rows of a block.
         block_q: u32,
         /// Keys of a tile.
@@ -84,6 +106,11 @@ pub enum Tile {
         warps: u32,
         /// Which problems the image accepts.
         features: Features,
+    },
+    /// A warp a row, whatever the row's length.
+    WarpRows {
+        /// Warps of a block.
+        warps: u32,
     },
     /// Each row is held by `threads_per_row` threads in `vectors` 16-byte registers each; zero vectors
     /// means that the row is streamed and its length is not bounded.
@@ -102,6 +129,20 @@ pub enum Tile {
 pub struct Budget {
     /// Registers of a thread, at most.
     pub registers: u32,
+    /// The main loop of the sm_80 code, where it is held to anything.
+    pub main_loop: Option<LoopBudget>,
+}
+
+/// What an iteration of the main loop may cost in sm_80's code: of the innermost loops with tensor work, the one that
+/// needs the fewest instructions for it. `cargo xtask budgets` shows the figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LoopBudget {
+    /// Instructions, at most.
+    pub instructions: u32,
+    /// Issue slots for 100 cycles of the A100's tensor cores, at most.
+    pub issue_percent: u32,
+    /// Cycles of the busiest unit besides tensor cores and scheduler for 100 cycles of the tensor cores, at most.
+    pub other_unit_percent: u32,
 }
 
 /// One compiled kernel.
@@ -124,6 +165,12 @@ impl Variant {
     pub const fn source(&self) -> &'static str {
         match self.operation {
             Operation::AttentionForward => "attention_forward_sm80.cu",
+            Operation::AttentionDelta => "attention_delta.cu",
+            Operation::AttentionBackwardKeyValue => "attention_backward_key_value_sm80.cu",
+            Operation::AttentionBackwardQuery => "attention_backward_query_sm80.cu",
+            Operation::AttentionBackwardBias => "attention_backward_bias_sm80.cu",
+            Operation::AttentionBackwardSinks => "attention_backward_sinks.cu",
+            Operation::AttentionMerge => "attention_merge.cu",
             Operation::SoftmaxForward => "softmax.cu",
             Operation::LayerNormForward => "layer_norm.cu",
         }
@@ -133,13 +180,18 @@ impl Variant {
     pub fn name(&self) -> String {
         let stem = format!("{}_{}_{}", self.operation.name(), self.arch.name().replace('_', ""), self.dtype);
         match self.tile {
-            Tile::Attention { head_dim, features, .. } => {
+            Tile::Attention { head_dim, head_dim_v, features, .. } => {
+                let dims = match head_dim == head_dim_v {
+                    true => format!("d{head_dim}"),
+                    false => format!("d{head_dim}v{head_dim_v}"),
+                };
                 let suffix = match features {
                     Features::Plain => "plain",
                     Features::General => "general",
                 };
-                format!("{stem}_d{head_dim}_{suffix}")
+                format!("{stem}_{dims}_{suffix}")
             }
+            Tile::WarpRows { .. } => stem,
             Tile::Rows { threads_per_row, vectors: 0, .. } => format!("{stem}_t{threads_per_row}_stream"),
             Tile::Rows { threads_per_row, vectors, .. } => format!("{stem}_t{threads_per_row}_v{vectors}"),
         }
@@ -152,16 +204,19 @@ impl Variant {
             DType::F16 => "__half",
             DType::BF16 => "__nv_bfloat16",
             DType::I32 => "int",
+            DType::U8 => "unsigned char",
         };
         let mut defines = vec![("WARPFOLD_ENTRY", self.name()), ("WARPFOLD_ELEMENT", element.to_string())];
         match self.tile {
-            Tile::Attention { head_dim, block_q, block_kv, warps, features } => {
+            Tile::Attention { head_dim, head_dim_v, block_q, block_kv, warps, features } => {
                 defines.push(("WARPFOLD_HEAD_DIM", head_dim.to_string()));
+                defines.push(("WARPFOLD_HEAD_DIM_V", head_dim_v.to_string()));
                 defines.push(("WARPFOLD_BLOCK_Q", block_q.to_string()));
                 defines.push(("WARPFOLD_BLOCK_KV", block_kv.to_string()));
                 defines.push(("WARPFOLD_WARPS", warps.to_string()));
                 defines.push(("WARPFOLD_GENERAL", u32::from(features == Features::General).to_string()));
             }
+            Tile::WarpRows { warps } => defines.push(("WARPFOLD_WARPS", warps.to_string())),
             Tile::Rows { threads_per_row, rows_per_block, vectors } => {
                 defines.push(("WARPFOLD_THREADS_PER_ROW", threads_per_row.to_string()));
                 defines.push(("WARPFOLD_ROWS_PER_BLOCK", rows_per_block.to_string()));
@@ -174,7 +229,7 @@ impl Variant {
     /// Threads of a block.
     pub const fn threads(&self) -> u32 {
         match self.tile {
-            Tile::Attention { warps, .. } => warps * 32,
+            Tile::Attention { warps, .. } | Tile::WarpRows { warps } => warps * 32,
             Tile::Rows { threads_per_row, rows_per_block, .. } => threads_per_row * rows_per_block,
         }
     }
@@ -182,10 +237,28 @@ impl Variant {
     /// Dynamic shared memory of a block in bytes; the kernels assert the same arithmetic.
     pub const fn shared_bytes(&self) -> u32 {
         match self.tile {
-            // One tile of Q, one of K, one of V.
-            Tile::Attention { head_dim, block_q, block_kv, .. } => {
-                (block_q + 2 * block_kv) * head_dim * self.dtype.size_bytes() as u32
+            Tile::Attention { head_dim, head_dim_v, block_q, block_kv, features, .. } => {
+                let size_bytes = self.dtype.size_bytes() as u32;
+                let both_dims = head_dim + head_dim_v;
+                match self.operation {
+                    // One tile of Q, which the output is staged in, one of K, one of V.
+                    Operation::AttentionForward => {
+                        let q_dim = if head_dim > head_dim_v { head_dim } else { head_dim_v };
+                        let state_bytes = if matches!(features, Features::General) { BLOCK_STATE_BYTES } else { 0 };
+                        (block_q * q_dim + block_kv * both_dims) * size_bytes + state_bytes
+                    }
+                    // One tile each of Q, dO, K and V, and two numbers a query where these are streamed.
+                    Operation::AttentionBackwardKeyValue => {
+                        let stat_bytes = block_q * 2 * size_of::<f32>() as u32;
+                        (block_q + block_kv) * both_dims * size_bytes + stat_bytes + BLOCK_STATE_BYTES
+                    }
+                    Operation::AttentionBackwardQuery => {
+                        (block_q + block_kv) * both_dims * size_bytes + BLOCK_STATE_BYTES
+                    }
+                    _ => (block_q + block_kv) * both_dims * size_bytes,
+                }
             }
+            Tile::WarpRows { .. } => 0,
             Tile::Rows { .. } => 0,
         }
     }
@@ -193,7 +266,7 @@ impl Variant {
     /// The longest row that the kernel takes, in elements, whatever the row's alignment; `None` is unbounded.
     pub const fn columns_max(&self) -> Option<u64> {
         match self.tile {
-            Tile::Attention { .. } | Tile::Rows { vectors: 0, .. } => None,
+            Tile::Attention { .. } | Tile::WarpRows { .. } | Tile::Rows { vectors: 0, .. } => None,
             Tile::Rows { threads_per_row, vectors, .. } => {
                 let per_vector = 16 / self.dtype.size_bytes() as u64;
                 // A row that does not start on a 16-byte boundary needs one vector slot more.
@@ -203,20 +276,38 @@ impl Variant {
     }
 }
 
-const fn attention(dtype: DType, head_dim: u32, features: Features) -> Variant {
+/// What a block works out once and keeps in shared memory, where its options need the registers.
+const BLOCK_STATE_BYTES: u32 = 128;
+
+/// An attention kernel: head_dim, head_dim of v, query rows, keys, warps.
+const fn attention(operation: Operation, dtype: DType, features: Features, tile: [u32; 5]) -> Variant {
+    let [head_dim, head_dim_v, block_q, block_kv, warps] = tile;
     Variant {
-        operation: Operation::AttentionForward,
+        operation,
         arch: Arch::Sm80,
         dtype,
-        // 48 keys a tile is what fits 255 registers without spills beside an output of 32 x 96 or more a warp.
-        tile: Tile::Attention {
-            head_dim,
-            block_q: 128,
-            block_kv: if head_dim >= 96 { 48 } else { 64 },
-            warps: 4,
-            features,
-        },
-        budget: Budget { registers: 255 },
+        tile: Tile::Attention { head_dim, head_dim_v, block_q, block_kv, warps, features },
+        budget: Budget { registers: 255, main_loop: main_loop(operation, features, head_dim) },
+    }
+}
+
+/// Figures of nvcc 13.0 and 1 % for another compiler. Short rows are bound by their exponentials.
+const fn main_loop(operation: Operation, features: Features, head_dim: u32) -> Option<LoopBudget> {
+    let (instructions, issue_percent, other_unit_percent) = match (operation, features, head_dim) {
+        (Operation::AttentionForward, Features::Plain, 64) => (455, 45, 90),
+        (Operation::AttentionForward, Features::Plain, 128) => (363, 36, 90),
+        _ => return None,
+    };
+    Some(LoopBudget { instructions, issue_percent, other_unit_percent })
+}
+
+const fn warp_rows(operation: Operation, dtype: DType) -> Variant {
+    Variant {
+        operation,
+        arch: Arch::Sm80,
+        dtype,
+        tile: Tile::WarpRows { warps: 4 },
+        budget: Budget { registers: 128, main_loop: None },
     }
 }
 
@@ -226,18 +317,62 @@ const fn rows(operation: Operation, dtype: DType, threads_per_row: u32, rows_per
         arch: Arch::Sm80,
         dtype,
         tile: Tile::Rows { threads_per_row, rows_per_block, vectors },
-        budget: Budget { registers: 128 },
+        budget: Budget { registers: 128, main_loop: None },
     }
 }
 
-macro_rules! attention_rows {
-    ($($dtype:ident, $head_dim:literal;)*) => {
-        [$(
-            attention(DType::$dtype, $head_dim, Features::Plain),
-            attention(DType::$dtype, $head_dim, Features::General),
-        )*]
+/// The attention kernels of a 16-bit type. Plain ones first: the first row that accepts a problem runs.
+macro_rules! tensor_core_attention {
+    ($dtype:ident) => {
+        [
+            // What fits 255 registers without spills beside an output of two row tiles a warp.
+            attention(Operation::AttentionForward, DType::$dtype, Features::Plain, [32, 32, 128, 64, 4]),
+            attention(Operation::AttentionForward, DType::$dtype, Features::Plain, [64, 64, 128, 64, 4]),
+            attention(Operation::AttentionForward, DType::$dtype, Features::Plain, [96, 96, 128, 64, 4]),
+            attention(Operation::AttentionForward, DType::$dtype, Features::Plain, [128, 128, 128, 32, 4]),
+            // One row tile a warp: an output of 16 x 192 or more leaves no registers for a second one.
+            attention(Operation::AttentionForward, DType::$dtype, Features::Plain, [192, 128, 128, 64, 8]),
+            attention(Operation::AttentionForward, DType::$dtype, Features::Plain, [192, 192, 128, 64, 8]),
+            attention(Operation::AttentionForward, DType::$dtype, Features::Plain, [256, 256, 128, 32, 8]),
+            attention(Operation::AttentionForward, DType::$dtype, Features::General, [64, 64, 64, 64, 4]),
+            attention(Operation::AttentionForward, DType::$dtype, Features::General, [128, 128, 64, 64, 4]),
+            attention(Operation::AttentionForward, DType::$dtype, Features::General, [192, 192, 64, 64, 4]),
+            attention(Operation::AttentionForward, DType::$dtype, Features::General, [256, 256, 64, 32, 4]),
+            attention(Operation::AttentionBackwardKeyValue, DType::$dtype, Features::General, [64, 64, 64, 64, 4]),
+            attention(Operation::AttentionBackwardKeyValue, DType::$dtype, Features::General, [128, 128, 32, 64, 4]),
+            // Two warps share 16 keys, each with half of the columns of both gradients. Half of 192 columns is no whole swizzle
+            // period, and a third costs as much as the padding.
+            attention(Operation::AttentionBackwardKeyValue, DType::$dtype, Features::General, [256, 256, 32, 64, 8]),
+            attention(Operation::AttentionBackwardQuery, DType::$dtype, Features::General, [64, 64, 64, 64, 4]),
+            attention(Operation::AttentionBackwardQuery, DType::$dtype, Features::General, [128, 128, 64, 64, 4]),
+            attention(Operation::AttentionBackwardQuery, DType::$dtype, Features::General, [192, 192, 64, 32, 4]),
+            attention(Operation::AttentionBackwardQuery, DType::$dtype, Features::General, [256, 256, 64, 32, 4]),
+            attention(Operation::AttentionBackwardBias, DType::$dtype, Features::General, [128, 128, 64, 32, 4]),
+            attention(Operation::AttentionBackwardBias, DType::$dtype, Features::General, [256, 256, 64, 32, 4]),
+            warp_rows(Operation::AttentionDelta, DType::$dtype),
+            warp_rows(Operation::AttentionMerge, DType::$dtype),
+        ]
     };
 }
+
+/// The attention kernels of f32, which has no tensor cores of its precision.
+const F32_ATTENTION: [Variant; 15] = [
+    attention(Operation::AttentionForward, DType::F32, Features::General, [64, 64, 64, 32, 4]),
+    attention(Operation::AttentionForward, DType::F32, Features::General, [128, 128, 64, 32, 4]),
+    attention(Operation::AttentionForward, DType::F32, Features::General, [256, 256, 64, 16, 4]),
+    attention(Operation::AttentionBackwardKeyValue, DType::F32, Features::General, [64, 64, 32, 64, 4]),
+    attention(Operation::AttentionBackwardKeyValue, DType::F32, Features::General, [128, 128, 16, 64, 4]),
+    attention(Operation::AttentionBackwardKeyValue, DType::F32, Features::General, [256, 256, 16, 32, 4]),
+    attention(Operation::AttentionBackwardQuery, DType::F32, Features::General, [64, 64, 64, 32, 4]),
+    attention(Operation::AttentionBackwardQuery, DType::F32, Features::General, [128, 128, 64, 32, 4]),
+    attention(Operation::AttentionBackwardQuery, DType::F32, Features::General, [256, 256, 32, 16, 2]),
+    attention(Operation::AttentionBackwardBias, DType::F32, Features::General, [64, 64, 64, 32, 4]),
+    attention(Operation::AttentionBackwardBias, DType::F32, Features::General, [128, 128, 64, 32, 4]),
+    attention(Operation::AttentionBackwardBias, DType::F32, Features::General, [256, 256, 32, 16, 2]),
+    warp_rows(Operation::AttentionDelta, DType::F32),
+    warp_rows(Operation::AttentionMerge, DType::F32),
+    warp_rows(Operation::AttentionBackwardSinks, DType::F32),
+];
 
 /// The row-length ladder of the row operations, shortest first.
 macro_rules! ladder {
@@ -251,23 +386,27 @@ macro_rules! ladder {
     };
 }
 
-const ATTENTION: [Variant; 16] = attention_rows! {
-    F16, 32; F16, 64; F16, 96; F16, 128;
-    BF16, 32; BF16, 64; BF16, 96; BF16, 128;
-};
+const F16_ATTENTION: [Variant; 22] = tensor_core_attention!(F16);
+const BF16_ATTENTION: [Variant; 22] = tensor_core_attention!(BF16);
 
 const ROWS: [Variant; 24] = ladder! {
     SoftmaxForward, F32; SoftmaxForward, F16; SoftmaxForward, BF16;
     LayerNormForward, F32; LayerNormForward, F16; LayerNormForward, BF16;
 };
 
+const TABLES: [&[Variant]; 4] = [&F16_ATTENTION, &BF16_ATTENTION, &F32_ATTENTION, &ROWS];
+
 /// The table: the first row that accepts a problem on a target is the one that runs.
-pub static VARIANTS: [Variant; ATTENTION.len() + ROWS.len()] = {
-    let mut table = [ATTENTION[0]; ATTENTION.len() + ROWS.len()];
-    let mut index = 0;
-    while index < table.len() {
-        table[index] = if index < ATTENTION.len() { ATTENTION[index] } else { ROWS[index - ATTENTION.len()] };
-        index += 1;
+pub static VARIANTS: [Variant; F16_ATTENTION.len() + BF16_ATTENTION.len() + F32_ATTENTION.len() + ROWS.len()] = {
+    let mut table = [ROWS[0]; F16_ATTENTION.len() + BF16_ATTENTION.len() + F32_ATTENTION.len() + ROWS.len()];
+    let (mut index, mut part) = (0, 0);
+    while part < TABLES.len() {
+        let mut row = 0;
+        while row < TABLES[part].len() {
+            table[index] = TABLES[part][row];
+            (index, row) = (index + 1, row + 1);
+        }
+        part += 1;
     }
     table
 };

@@ -1,22 +1,31 @@
 //! Scratch memory of a running call, owned by the caller so that a call allocates nothing.
 
 use crate::error::{Error, Result};
+use crate::tensor::Tensor;
 
 /// Scratch memory for one call at a time of the plan that made it.
 #[derive(Debug)]
 pub struct Workspace {
     /// One scratch area a thread of the pool.
     pub(crate) slots: Vec<Vec<f32>>,
+    /// What one kernel leaves for the next, on the device.
+    pub(crate) tensors: Vec<Tensor>,
 }
 
 impl Workspace {
     pub(crate) fn empty() -> Workspace {
-        Workspace { slots: Vec::new() }
+        Workspace { slots: Vec::new(), tensors: Vec::new() }
     }
 
     /// A scratch area of `elements` f32 for each thread of rayon's current pool.
     pub(crate) fn per_thread(elements: usize) -> Workspace {
-        Workspace { slots: vec![vec![0.0; elements]; rayon::current_num_threads()] }
+        Workspace { slots: vec![vec![0.0; elements]; rayon::current_num_threads()], tensors: Vec::new() }
+    }
+
+    /// Adds memory on the device.
+    pub(crate) fn with_tensor(mut self, tensor: Tensor) -> Workspace {
+        self.tensors.push(tensor);
+        self
     }
 
     /// The workspace must have a scratch area of at least `elements`.
@@ -33,6 +42,7 @@ impl Workspace {
 
     /// The size of the scratch memory in bytes.
     pub fn size_bytes(&self) -> usize {
-        self.slots.iter().map(|slot| slot.len() * size_of::<f32>()).sum()
+        let tensors = self.tensors.iter().map(|tensor| tensor.layout().num_elements() * tensor.dtype().size_bytes());
+        self.slots.iter().map(|slot| slot.len() * size_of::<f32>()).chain(tensors).sum()
     }
 }

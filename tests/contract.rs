@@ -4,12 +4,17 @@ mod common;
 
 use half::f16;
 use warpfold::{
-    Attention, AttentionForward, AttentionOutputs, DType, Device, Error, GpuTarget, LayerNorm, LayerNormInputs, Layout,
-    Mask, Qkv, QkvSpec, SeqLens, Softmax, Target, Tensor, TensorMut, TensorRef, TensorSpec,
+    Attention, AttentionBackwardPlan, AttentionForward, AttentionOutputs, AttentionState, BackwardInputs, BackwardSpec,
+    DType, Device, Error, GpuTarget, GradientOutputs, LayerNorm, LayerNormInputs, Layout, LengthsSpec, Mask, Qkv,
+    QkvSpec, SeqLens, Softmax, Target, Tensor, TensorMut, TensorRef, TensorSpec,
 };
 
 fn tensor(shape: &[usize]) -> Tensor {
     Tensor::zeros(&Device::cpu(), DType::F32, shape).expect("a small tensor")
+}
+
+fn bytes(shape: &[usize]) -> Tensor {
+    Tensor::zeros(&Device::cpu(), DType::U8, shape).expect("a small tensor")
 }
 
 fn spec(dtype: DType, shape: &[usize]) -> TensorSpec {
@@ -138,18 +143,46 @@ fn key_lengths_must_fit() {
 
 #[test]
 fn a_head_dim_without_a_kernel_lists_what_there_is() {
-    let q = spec(DType::F16, &[1, 1, 8, 48]);
-    let error = Attention::new().plan(&QkvSpec::new(q, q, q), &Target::Gpu(GpuTarget::A100)).unwrap_err();
-    assert!(matches!(error, Error::NoKernel { .. }));
-    let text = error.to_string();
-    assert!(text.contains("head_dim 48") && text.contains("[32, 64, 96, 128]"), "{text}");
-    let f32 = spec(DType::F32, &[1, 1, 8, 64]);
-    let error = Attention::new().plan(&QkvSpec::new(f32, f32, f32), &Target::Gpu(GpuTarget::A100)).unwrap_err();
-    assert!(matches!(error, Error::UnsupportedDType { dtype: DType::F32, .. }), "{error}");
+    for ((head_dim, head_dim_v), wanted) in [
+        ((44, 44), "head_dim 44 with v's head_dim 44"),
+        ((264, 264), "head_dim 264 with v's head_dim 264"),
+        ((64, 20), "head_dim 64 with v's head_dim 20"),
+        ((64, 512), "head_dim 64 with v's head_dim 512"),
+    ] {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let (q, v) = (spec(dtype, &[1, 1, 8, head_dim]), spec(dtype, &[1, 1, 8, head_dim_v]));
+            let qkv = QkvSpec::new(q, q, v);
+            let target = Target::Gpu(GpuTarget::A100);
+            let forward = Attention::new().plan(&qkv, &target).unwrap_err();
+            let backward = Attention::new().plan_backward(&BackwardSpec::new(qkv), &target).unwrap_err();
+            for error in [forward, backward] {
+                assert!(matches!(error, Error::NoKernel { .. }), "{error}");
+                let text = error.to_string();
+                assert!(text.contains(wanted) && text.contains("multiples of 8 up to 256"), "{text}");
+            }
+        }
+    }
     let old = GpuTarget { compute_capability: warpfold::ComputeCapability { major: 7, minor: 5 }, ..GpuTarget::A100 };
     let d64 = spec(DType::F16, &[1, 1, 8, 64]);
     let error = Attention::new().plan(&QkvSpec::new(d64, d64, d64), &Target::Gpu(old)).unwrap_err();
     assert!(error.to_string().contains("compute capability 7.5"), "{error}");
+}
+
+/// Every head_dim that is a multiple of 8 up to 256, of v too, has kernels of every type on GPUs with little shared memory.
+#[test]
+fn every_head_dim_up_to_256_has_kernels() {
+    let dims = || (8..=256).step_by(8);
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for (head_dim, head_dim_v) in dims().flat_map(|d| dims().map(move |dv| (d, dv))) {
+            let (q, v) = (spec(dtype, &[1, 1, 8, head_dim]), spec(dtype, &[1, 1, 8, head_dim_v]));
+            let qkv = QkvSpec::new(q, q, v);
+            for target in [GpuTarget::A100, GpuTarget::A40, GpuTarget::L40S, GpuTarget::H100].map(Target::Gpu) {
+                Attention::new().plan(&qkv, &target).unwrap_or_else(|error| panic!("{error}"));
+                let backward = BackwardSpec::new(qkv.clone().bias(spec(dtype, &[1, 1, 8, 8])));
+                Attention::new().plan_backward(&backward, &target).unwrap_or_else(|error| panic!("{error}"));
+            }
+        }
+    }
 }
 
 #[test]
@@ -159,15 +192,250 @@ fn options_have_ranges() {
         let error = Attention::new().scale(scale).forward(&Qkv::new(&q, &q, &q)).unwrap_err();
         assert!(matches!(error, Error::Option { name: "scale", .. }), "{error}");
     }
-    for offset in [i64::MAX, i64::from(i32::MAX), i64::MIN] {
-        let error = Attention::new().mask(Mask::causal().offset(offset)).forward(&Qkv::new(&q, &q, &q)).unwrap_err();
-        assert!(matches!(error, Error::Option { name: "the mask's offset", .. }), "{error}");
+    for cap in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        let error = Attention::new().softcap(cap).forward(&Qkv::new(&q, &q, &q)).unwrap_err();
+        assert!(error.to_string() == format!("softcap is {cap}; it must be finite and above 0"), "{error}");
+    }
+    for probability in [1.0, -0.5, 2.0, f32::NAN] {
+        let error = Attention::new().dropout(probability).forward(&Qkv::new(&q, &q, &q)).unwrap_err();
+        let expected = format!("the dropout probability is {probability}; it must be in [0, 1)");
+        assert!(error.to_string() == expected, "{error}");
+    }
+    assert!(Attention::new().dropout(0.0).forward(&Qkv::new(&q, &q, &q)).is_ok());
+    for offset in [i64::MAX, i64::from(i32::MAX), 1 << 29, -(1 << 29), i64::MIN + 1, i64::MIN] {
+        for mask in [Mask::none(), Mask::causal()] {
+            let error = Attention::new().mask(mask.offset(offset)).forward(&Qkv::new(&q, &q, &q)).unwrap_err();
+            assert!(matches!(error, Error::Option { name: "the mask's offset", .. }), "{error}");
+            assert!(error.to_string().contains(&format!("is {}; ", offset as f64)), "{error}");
+        }
+    }
+    for offset in [(1 << 29) - 1, 1 - (1 << 29)] {
+        assert!(Attention::new().mask(Mask::causal().offset(offset)).forward(&Qkv::new(&q, &q, &q)).is_ok());
     }
     let error = LayerNorm::new().eps(-1.0).forward(&LayerNormInputs::new(&q)).unwrap_err();
     assert!(matches!(error, Error::Option { name: "eps", .. }), "{error}");
     let weight = tensor(&[7]);
     let error = LayerNorm::new().forward(&LayerNormInputs::new(&q).weight(&weight)).unwrap_err();
     assert!(matches!(error, Error::Shape { tensor: "weight", .. }), "{error}");
+}
+
+/// The error's text for inputs with q `[2, 4, 8, 16]` and k and v `[2, 2, 10, 16]`.
+fn refused(what: impl FnOnce(QkvSpec) -> QkvSpec) -> String {
+    let (q, k) = (spec(DType::F16, &[2, 4, 8, 16]), spec(DType::F16, &[2, 2, 10, 16]));
+    let spec = what(QkvSpec::new(q, k, k));
+    let errors = [Target::Cpu, Target::Gpu(GpuTarget::A100)].map(|target| {
+        let forward = Attention::new().plan(&spec, &target).expect_err("a bad input").to_string();
+        let backward = Attention::new().plan_backward(&BackwardSpec::new(spec.clone()), &target);
+        assert_eq!(backward.expect_err("a bad input").to_string(), forward, "the backward pass says something else");
+        forward
+    });
+    assert_eq!(errors[0], errors[1], "a GPU says something else");
+    errors.into_iter().next().expect("two errors")
+}
+
+#[test]
+fn a_bias_has_the_scores_shape_and_type() {
+    let bias = |dtype, shape: &[usize]| {
+        let bias = spec(dtype, shape);
+        refused(|spec| spec.bias(bias))
+    };
+    assert_eq!(bias(DType::F32, &[2, 4, 8, 10]), "bias is f32; f16 is needed");
+    assert_eq!(
+        bias(DType::F16, &[4, 8, 10]),
+        "bias has shape [4, 8, 10] of rank 3; [batch, heads_q, len_q, len_kv], with 1 where it is broadcast is needed"
+    );
+    for shape in [[2, 4, 8, 9], [2, 4, 8, 1], [2, 2, 8, 10], [2, 4, 9, 10], [3, 1, 1, 10]] {
+        let text = bias(DType::F16, &shape);
+        let expected =
+            format!("bias has shape {shape:?}; [2, 4, 8, 10] is needed, because it has the scores' shape, or 1");
+        assert!(text.starts_with(&expected), "{text}");
+    }
+    let strided = TensorSpec {
+        layout: Layout::strided(&[1, 1, 8, 10], &[80, 80, 1, 8], 0).unwrap(),
+        ..spec(DType::F16, &[1, 1, 8, 10])
+    };
+    assert!(refused(|spec| spec.bias(strided)).starts_with("the last dimension of bias has stride 8; it must be 1"));
+}
+
+#[test]
+fn a_mask_has_the_scores_shape_and_bytes() {
+    let mask = |dtype, shape: &[usize]| {
+        let mask = spec(dtype, shape);
+        refused(|spec| spec.mask(mask))
+    };
+    assert_eq!(mask(DType::F16, &[2, 4, 8, 10]), "mask is f16; u8 is needed");
+    assert_eq!(
+        mask(DType::U8, &[8, 10]),
+        "mask has shape [8, 10] of rank 2; [batch, heads_q, len_q, len_kv], with 1 where it is broadcast is needed"
+    );
+    for shape in [[2, 4, 8, 9], [2, 2, 8, 10], [1, 1, 10, 8], [4, 1, 1, 1]] {
+        let text = mask(DType::U8, &shape);
+        let expected =
+            format!("mask has shape {shape:?}; [2, 4, 8, 10] is needed, because it has the scores' shape, or 1");
+        assert!(text.starts_with(&expected), "{text}");
+    }
+}
+
+#[test]
+fn slopes_and_sinks_have_a_value_a_head() {
+    let vector = |dtype, shape: &[usize], strides: &[usize]| TensorSpec {
+        dtype,
+        layout: Layout::strided(shape, strides, 0).unwrap(),
+        alignment_bytes: 16,
+    };
+    let slopes = |dtype, shape: &[usize], strides: &[usize]| {
+        let slopes = vector(dtype, shape, strides);
+        refused(|spec| spec.alibi_slopes(slopes))
+    };
+    assert_eq!(slopes(DType::F16, &[4], &[1]), "alibi_slopes is f16; f32 is needed");
+    assert_eq!(
+        slopes(DType::F32, &[2], &[1]),
+        "alibi_slopes has shape [2]; [4] is needed, because there is one slope a head, or one a sequence and head"
+    );
+    assert!(slopes(DType::F32, &[3, 4], &[4, 1]).starts_with("alibi_slopes has shape [3, 4]; [2, 4] is needed"));
+    assert_eq!(
+        slopes(DType::F32, &[2, 4], &[1, 2]),
+        "alibi_slopes must be contiguous; it has shape [2, 4] and strides [1, 2]"
+    );
+    let sinks = |dtype, shape: &[usize], strides: &[usize]| {
+        let sinks = vector(dtype, shape, strides);
+        refused(|spec| spec.sinks(sinks))
+    };
+    assert_eq!(sinks(DType::F16, &[4], &[1]), "sinks is f16; f32 is needed");
+    assert_eq!(
+        sinks(DType::F32, &[2], &[1]),
+        "sinks has shape [2]; [4] is needed, because there is one sink a query head"
+    );
+    assert!(sinks(DType::F32, &[2, 4], &[4, 1]).starts_with("sinks has shape [2, 4]; [4] is needed"));
+    assert_eq!(sinks(DType::F32, &[4], &[2]), "sinks must be contiguous; it has shape [4] and strides [2]");
+}
+
+#[test]
+fn a_key_range_is_within_the_keys() {
+    #[allow(clippy::reversed_empty_ranges, reason = "a range that ends before it starts is what is refused")]
+    let backwards = 7..3;
+    for (range, text) in [(0..11, "0..11"), (11..11, "11..11"), (backwards, "7..3")] {
+        let expected = format!("key_range {text} is not a range of the 10 keys");
+        assert_eq!(refused(|spec| spec.key_range(range)), expected);
+    }
+    // Packed sequences: up to the longest one.
+    let (q, k) = (spec(DType::F16, &[9, 2, 16]), spec(DType::F16, &[12, 2, 16]));
+    let lengths = |max, total| LengthsSpec { count: 2, max, total };
+    let packed = QkvSpec::new(q, k, k).packed(lengths(5, 9), lengths(8, 12));
+    let error = Attention::new().plan(&packed.clone().key_range(2..9), &Target::Cpu).unwrap_err();
+    assert_eq!(error, Error::KeyRange { start: 2, end: 9, len_kv: 8 });
+    assert!(Attention::new().plan(&packed.key_range(2..8), &Target::Cpu).is_ok());
+}
+
+#[test]
+fn packed_lengths_add_up() {
+    let (q, k) = (tensor(&[9, 4, 8]), tensor(&[12, 2, 8]));
+    let forward = |queries: &[i32], keys: &[i32]| -> Result<AttentionForward, Error> {
+        let (queries, keys) = (SeqLens::new(&Device::cpu(), queries)?, SeqLens::new(&Device::cpu(), keys)?);
+        Attention::new().forward(&Qkv::packed(&q, &k, &k, &queries, &keys))
+    };
+    assert!(forward(&[4, 0, 5], &[0, 2, 10]).is_ok());
+    let error = forward(&[4, 4], &[6, 6]).unwrap_err();
+    assert_eq!(error, Error::PackedLengths { tensor: "query_lengths", total: 8, rows: 9 });
+    assert_eq!(error.to_string(), "the lengths in query_lengths add up to 8, but the packed tensor has 9 rows");
+    let error = forward(&[4, 5], &[6, 7]).unwrap_err();
+    assert_eq!(error, Error::PackedLengths { tensor: "key_lengths", total: 13, rows: 12 });
+    let error = forward(&[4, 5], &[12]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "key_lengths has shape [1]; [2] is needed, because there is one length a sequence of the batch"
+    );
+    let lengths = SeqLens::new(&Device::cpu(), &[4, 5]).unwrap();
+    let four = tensor(&[1, 4, 9, 8]);
+    let error = Attention::new().forward(&Qkv::packed(&four, &four, &four, &lengths, &lengths)).unwrap_err();
+    assert_eq!(error.to_string(), "q has shape [1, 4, 9, 8] of rank 4; [total, heads, head_dim] is needed");
+    // Shapes are named as they were given.
+    let (lengths, narrow) = (SeqLens::new(&Device::cpu(), &[9]).unwrap(), tensor(&[9, 4, 16]));
+    let error = Attention::new().forward(&Qkv::packed(&q, &narrow, &narrow, &lengths, &lengths)).unwrap_err();
+    assert!(error.to_string().starts_with("k has shape [9, 4, 16]; [9, 4, 8] is needed"), "{error}");
+    let none = tensor(&[0, 4, 8]);
+    let error = Attention::new().forward(&Qkv::packed(&none, &q, &q, &lengths, &lengths)).unwrap_err();
+    assert!(matches!(error, Error::Empty { tensor: "q", .. }), "{error}");
+    assert!(SeqLens::from_cumulative(&Device::cpu(), &[0, 4, 9]).is_ok_and(|lengths| lengths.total() == 9));
+    let error = SeqLens::from_cumulative(&Device::cpu(), &[1, 4]).unwrap_err();
+    assert_eq!(error.to_string(), "the first start is 1; it must be 0");
+    let error = SeqLens::from_cumulative(&Device::cpu(), &[0, 4, 3]).unwrap_err();
+    assert_eq!(error, Error::NegativeLength { index: 1, length: -1 });
+}
+
+#[test]
+fn gradients_have_the_shape_of_what_they_belong_to() {
+    let (q, k) = (spec(DType::F16, &[2, 4, 8, 16]), spec(DType::F16, &[2, 2, 10, 16]));
+    let bias = spec(DType::F16, &[1, 4, 8, 10]);
+    let qkv = QkvSpec::new(q, k, k);
+    let refused = |spec: BackwardSpec| {
+        let plan = |target: Target| Attention::new().plan_backward(&spec, &target);
+        let errors = [Target::Cpu, Target::Gpu(GpuTarget::A100)].map(|target| plan(target).unwrap_err().to_string());
+        assert_eq!(errors[0], errors[1]);
+        errors[0].clone()
+    };
+    let backward = || BackwardSpec::new(qkv.clone());
+    assert_eq!(
+        refused(backward().d_output(spec(DType::F16, &[2, 4, 8, 8]))),
+        "d_output has shape [2, 4, 8, 8]; [2, 4, 8, 16] is needed, because a gradient has the shape of what it belongs to"
+    );
+    assert_eq!(refused(backward().d_output(spec(DType::F32, &[2, 4, 8, 16]))), "d_output is f32; f16 is needed");
+    let text = refused(backward().gradients(k, k, k));
+    assert!(text.starts_with("d_q has shape [2, 2, 10, 16]; [2, 4, 8, 16] is needed"), "{text}");
+    let text = refused(backward().gradients(q, q, k));
+    assert!(text.starts_with("d_k has shape [2, 4, 8, 16]; [2, 2, 10, 16] is needed"), "{text}");
+    let repeated = TensorSpec { layout: Layout::strided(&[2, 2, 10, 16], &[160, 0, 16, 1], 0).unwrap(), ..k };
+    let text = refused(backward().gradients(q, k, repeated));
+    assert!(text.starts_with("the elements of d_v overlap in memory: shape [2, 2, 10, 16]"), "{text}");
+    let text = refused(backward().d_bias(bias));
+    assert!(text.starts_with("d_bias has shape [1, 4, 8, 10]") && text.contains("a bias"), "{text}");
+    let text = refused(BackwardSpec::new(qkv.clone().bias(bias)).d_bias(spec(DType::F16, &[2, 4, 8, 10])));
+    assert_eq!(text, "d_bias has shape [2, 4, 8, 10]; [1, 4, 8, 10] is needed, because it has the bias's shape");
+    let text = refused(BackwardSpec::new(qkv.clone().bias(bias)).d_bias(spec(DType::F32, &[1, 4, 8, 10])));
+    assert_eq!(text, "d_bias is f32; f16 is needed");
+}
+
+#[test]
+fn states_that_do_not_fit_are_refused() {
+    let state = |output: &[usize], lse: &[usize]| {
+        AttentionState::from_natural_log(AttentionForward { output: tensor(output), lse: tensor(lse) })
+    };
+    let good = || state(&[1, 2, 5, 8], &[1, 2, 5]).expect("a valid state");
+    assert_eq!(
+        state(&[1, 2, 5, 8], &[1, 2, 6]).unwrap_err().to_string(),
+        "lse has shape [1, 2, 6]; [1, 2, 5] is needed, because there is one a row of the output"
+    );
+    // Packed: lse is [heads, total].
+    assert!(state(&[5, 2, 8], &[2, 5]).is_ok());
+    assert!(matches!(state(&[5, 2, 8], &[5, 2]), Err(Error::Shape { tensor: "lse", .. })));
+    assert!(matches!(state(&[5, 8], &[5]), Err(Error::Rank { tensor: "the output", .. })));
+    let half = Tensor::zeros(&Device::cpu(), DType::F16, [1, 2, 5, 8]).unwrap();
+    let error =
+        AttentionState::from_natural_log(AttentionForward { output: half, lse: tensor(&[1, 2, 5]) }).unwrap_err();
+    assert_eq!(error, Error::DTypeMismatch { tensor: "the output", dtype: DType::F16, expected: DType::F32 });
+
+    let error = AttentionState::merge(&[]).unwrap_err();
+    assert!(error.to_string().starts_with("the number of states is 0; it must be between 1 and 16"), "{error}");
+    let one = good();
+    let error = AttentionState::merge(&[&one; 17]).unwrap_err();
+    assert!(error.to_string().starts_with("the number of states is 17; it must be between 1 and 16"), "{error}");
+    assert!(AttentionState::merge(&[&one; 16]).is_ok());
+    let longer = state(&[1, 2, 6, 8], &[1, 2, 6]).unwrap();
+    let error = AttentionState::merge(&[&one, &longer]).unwrap_err();
+    assert!(matches!(error, Error::PlanMismatch { what: "a state's output", .. }), "{error}");
+    assert!(error.to_string().contains("[1, 2, 6, 8]") && error.to_string().contains("[1, 2, 5, 8]"), "{error}");
+    let sinks = tensor(&[3]);
+    let error = one.finish(DType::F16, Some(sinks.view())).unwrap_err();
+    assert!(error.to_string().contains("shape [3]") && error.to_string().contains("shape [2]"), "{error}");
+    let error = one.finish(DType::U8, None).unwrap_err();
+    assert!(matches!(error, Error::UnsupportedDType { dtype: DType::U8, .. }), "{error}");
+    let mut narrow = tensor(&[1, 2, 5, 4]);
+    let outputs = AttentionOutputs::new(&mut narrow);
+    let error = AttentionState::merge_into(&Device::cpu().stream(), &[&one], None, outputs).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the output has shape [1, 2, 5, 4]; [1, 2, 5, 8] is needed, because it has the shape of the states"
+    );
 }
 
 #[test]
@@ -208,7 +476,7 @@ fn a_plan_refuses_what_it_was_not_made_for() {
     let error = call(&inputs, &mut tensor(&[1, 2, 4, 9])).unwrap_err();
     assert!(matches!(error, Error::PlanMismatch { what: "the output", .. }), "{error}");
     let lengths = SeqLens::new(&device, &[3]).unwrap();
-    let error = call(&inputs.key_lengths(&lengths), &mut output).unwrap_err();
+    let error = call(&inputs.clone().key_lengths(&lengths), &mut output).unwrap_err();
     assert!(matches!(error, Error::PlanMismatch { what: "whether key lengths are given", .. }), "{error}");
     // The workspace of a smaller problem.
     let small = tensor(&[1, 2, 4, 2]);
@@ -217,6 +485,118 @@ fn a_plan_refuses_what_it_was_not_made_for() {
     let error =
         plan.forward_into(&stream, &inputs, AttentionOutputs::new(&mut output), &mut small_workspace).unwrap_err();
     assert!(matches!(error, Error::PlanMismatch { what: "the workspace", .. }), "{error}");
+}
+
+#[test]
+fn a_plan_refuses_options_that_it_was_not_made_for() {
+    let device = Device::cpu();
+    let q = tensor(&[1, 2, 4, 8]);
+    let (bias, mask, slopes, sinks) = (tensor(&[1, 1, 4, 4]), bytes(&[1, 1, 1, 4]), tensor(&[2]), tensor(&[2]));
+    let plain = || Qkv::new(&q, &q, &q);
+    let every = || plain().bias(&bias).mask(&mask).alibi_slopes(&slopes).sinks(&sinks).key_range(0..3);
+    let stream = device.stream();
+    let run = |planned: &Qkv<'_>, given: &Qkv<'_>| -> [Error; 2] {
+        let plan = Attention::new().plan(&planned.spec(), &device.target()).unwrap();
+        let (mut output, mut lse) = (tensor(&[1, 2, 4, 8]), tensor(&[1, 2, 4]));
+        let outputs = AttentionOutputs::new(&mut output).lse(&mut lse);
+        let forward = plan.forward_into(&stream, given, outputs, &mut plan.workspace(&stream).unwrap());
+        let spec = BackwardSpec::new(planned.spec());
+        let plan = Attention::new().plan_backward(&spec, &device.target()).unwrap();
+        let mut gradients = [(); 3].map(|()| tensor(&[1, 2, 4, 8]));
+        let [d_q, d_k, d_v] = &mut gradients;
+        let outputs = GradientOutputs::new(d_q, d_k, d_v);
+        let backward = BackwardInputs::new(&output, &lse, &output);
+        let mut workspace = plan.workspace(&stream).unwrap();
+        let backward = plan.backward_into(&stream, given, &backward, outputs, &mut workspace);
+        [forward.unwrap_err(), backward.unwrap_err()]
+    };
+    for (planned, given, expected) in [
+        (plain(), plain().bias(&bias), "whether a bias is given"),
+        (plain().bias(&bias), plain(), "whether a bias is given"),
+        (plain(), plain().mask(&mask), "whether a mask is given"),
+        (plain(), plain().alibi_slopes(&slopes), "whether ALiBi slopes are given"),
+        (plain().sinks(&sinks), plain(), "whether sinks are given"),
+        (every(), every().key_range(0..4), "the range of keys"),
+        (every(), every().bias(&tensor(&[1, 1, 1, 4])), "the bias"),
+        (every(), every().mask(&bytes(&[1, 2, 1, 4])), "the mask"),
+    ] {
+        for error in run(&planned, &given) {
+            assert!(matches!(&error, Error::PlanMismatch { what, .. } if *what == expected), "{error}");
+        }
+    }
+    let [error, _] = run(&every(), &every().bias(&tensor(&[1, 1, 1, 4])));
+    assert!(error.to_string().contains("shape [1, 1, 1, 4]") && error.to_string().contains("shape [1, 1, 4, 4]"));
+    let [error, _] = run(&every(), &every().key_range(0..4));
+    assert_eq!(
+        error.to_string(),
+        "the range of keys differs from what the plan was made for: Some(0..4) instead of Some(0..3)"
+    );
+}
+
+#[test]
+fn a_backward_plan_refuses_what_it_was_not_made_for() {
+    let device = Device::cpu();
+    let stream = device.stream();
+    let q = tensor(&[1, 2, 4, 8]);
+    let (inputs, lse, sinks) = (Qkv::new(&q, &q, &q), tensor(&[1, 2, 4]), tensor(&[2]));
+    let plan = |inputs: &Qkv<'_>| -> AttentionBackwardPlan {
+        Attention::new().plan_backward(&BackwardSpec::new(inputs.spec()), &device.target()).unwrap()
+    };
+    let same: [&[usize]; 3] = [&[1, 2, 4, 8]; 3];
+    let run = |inputs: &Qkv<'_>, backward: BackwardInputs<'_>, shapes: [&[usize]; 3], more: [Option<&[usize]>; 2]| {
+        let plan = plan(inputs);
+        let [mut d_q, mut d_k, mut d_v] = shapes.map(tensor);
+        let [mut d_bias, mut d_sinks] = more.map(|shape| shape.map(tensor));
+        let mut outputs = GradientOutputs::new(&mut d_q, &mut d_k, &mut d_v);
+        if let Some(d_bias) = &mut d_bias {
+            outputs = outputs.d_bias(d_bias);
+        }
+        if let Some(d_sinks) = &mut d_sinks {
+            outputs = outputs.d_sinks(d_sinks);
+        }
+        let mut workspace = plan.workspace(&stream).unwrap();
+        plan.backward_into(&stream, inputs, &backward, outputs, &mut workspace).unwrap_err()
+    };
+    let (long, short_lse, half) =
+        (tensor(&[1, 2, 5, 8]), tensor(&[1, 2, 3]), Tensor::zeros(&device, DType::F16, [1, 2, 4, 8]).unwrap());
+    for (backward, expected) in [
+        (BackwardInputs::new(&long, &lse, &q), "the output"),
+        (BackwardInputs::new(&q, &short_lse, &q), "lse"),
+        (BackwardInputs::new(&q, &lse, &long), "d_output"),
+        (BackwardInputs::new(&q, &lse, &half), "d_output"),
+        (BackwardInputs::new(&q, &lse, &q).d_lse(&short_lse), "d_lse"),
+        // Of another rank.
+        (BackwardInputs::new(&q, &lse, &lse), "d_output"),
+    ] {
+        let error = run(&inputs, backward, same, [None; 2]);
+        assert!(matches!(&error, Error::PlanMismatch { what, .. } if *what == expected), "{error}");
+    }
+    let good = BackwardInputs::new(&q, &lse, &q);
+    for (index, name) in ["d_q", "d_k", "d_v"].into_iter().enumerate() {
+        let mut shapes = same;
+        shapes[index] = &[1, 2, 4, 9];
+        let error = run(&inputs, good, shapes, [None; 2]);
+        assert!(matches!(&error, Error::PlanMismatch { what, .. } if *what == name), "{error}");
+        assert!(error.to_string().contains("[1, 2, 4, 9]") && error.to_string().contains("[1, 2, 4, 8]"), "{error}");
+    }
+    // A gradient of what is not there.
+    let error = run(&inputs, good, same, [Some(&[1, 1, 4, 4]), None]);
+    assert!(matches!(error, Error::PlanMismatch { what: "d_bias", .. }), "{error}");
+    let error = run(&inputs, good, same, [None, Some(&[2])]);
+    assert!(matches!(error, Error::PlanMismatch { what: "whether sinks are given", .. }), "{error}");
+    let error = run(&Qkv::new(&q, &q, &q).sinks(&sinks), good, same, [None, Some(&[3])]);
+    assert!(matches!(error, Error::PlanMismatch { what: "d_sinks", .. }), "{error}");
+    // The workspaces of another problem, and of the forward pass.
+    let small = tensor(&[1, 2, 3, 8]);
+    let small_plan = plan(&Qkv::new(&small, &small, &small));
+    let mut forward = Attention::new().plan(&inputs.spec(), &device.target()).unwrap().workspace(&stream).unwrap();
+    for workspace in [&mut small_plan.workspace(&stream).unwrap(), &mut forward] {
+        let mut gradients = [(); 3].map(|()| tensor(&[1, 2, 4, 8]));
+        let [d_q, d_k, d_v] = &mut gradients;
+        let outputs = GradientOutputs::new(d_q, d_k, d_v);
+        let error = plan(&inputs).backward_into(&stream, &inputs, &good, outputs, workspace).unwrap_err();
+        assert!(matches!(error, Error::PlanMismatch { what: "the workspace", .. }), "{error}");
+    }
 }
 
 #[test]
@@ -264,6 +644,13 @@ fn tensors_of_two_devices_are_refused() {
     let lengths = SeqLens::new(&Device::cpu(), &[1]).unwrap();
     let error = Attention::new().forward(&Qkv::new(&there, &there, &there).key_lengths(&lengths)).unwrap_err();
     assert!(matches!(error, Error::DeviceMismatch { tensor: "key_lengths", .. }), "{error}");
+    let bias = Tensor::from_slice(&Device::cpu(), &[f16::ONE; 4], [1, 1, 2, 2]).unwrap();
+    let error = Attention::new().forward(&Qkv::new(&there, &there, &there).bias(&bias)).unwrap_err();
+    assert!(matches!(error, Error::DeviceMismatch { tensor: "bias", .. }), "{error}");
+    let forward = Attention::new().forward(&Qkv::new(&here, &here, &here)).unwrap();
+    let backward = BackwardInputs::new(&there, &forward.lse, &there);
+    let error = Attention::new().backward(&Qkv::new(&there, &there, &there), &backward).unwrap_err();
+    assert!(matches!(error, Error::DeviceMismatch { tensor: "lse", .. }), "{error}");
     // Two emulators have memories of their own.
     let other = on(&"emulator:sm_80".parse().unwrap());
     let error = Attention::new().forward(&Qkv::new(&there, &other, &there)).unwrap_err();

@@ -10,7 +10,10 @@ use std::sync::Arc;
 use common::{skipped, upload, values};
 use half::f16;
 use warpfold::cuda::cudarc::driver::{CudaContext, CudaStream, sys};
-use warpfold::{Attention, AttentionOutputs, DType, Device, Mask, Qkv, SeqLens, Softmax, Tensor, TensorMut, TensorRef};
+use warpfold::{
+    Attention, AttentionForward, AttentionGradients, AttentionOutputs, BackwardInputs, BackwardSpec, DType, Device,
+    Mask, Qkv, SeqLens, Softmax, Tensor, TensorMut, TensorRef,
+};
 
 const SHAPE: [usize; 4] = [2, 3, 100, 64];
 
@@ -42,9 +45,10 @@ fn expected() -> Vec<f32> {
 
 fn assert_close(what: &str, actual: &[f32], expected: &[f32]) {
     assert_eq!(actual.len(), expected.len());
+    // Both round to f16 once; the GPU rounds its probabilities too.
+    let allowed = 4e-3 * expected.iter().fold(1.0f32, |largest, value| largest.max(value.abs()));
     for (index, (actual, expected)) in actual.iter().zip(expected).enumerate() {
-        // Both round to f16 once; the GPU rounds its probabilities too.
-        assert!((actual - expected).abs() <= 4e-3, "{what}: element {index} is {actual} instead of {expected}");
+        assert!((actual - expected).abs() <= allowed, "{what}: element {index} is {actual} instead of {expected}");
     }
 }
 
@@ -90,9 +94,17 @@ fn two_streams_of_one_gpu_share_memory() {
     assert!((y[0] - 1.0 / 3.0).abs() < 1e-6 && (y[1] - 2.0 / 3.0).abs() < 1e-6, "{y:?}");
 }
 
+/// The CPU device's gradients on the same inputs, where that of the output is q.
+fn expected_gradients() -> AttentionGradients {
+    let [q, k, v] = inputs().map(|values| Tensor::from_slice(&Device::cpu(), &values, SHAPE).expect("a valid tensor"));
+    let call = Qkv::new(&q, &k, &v);
+    let AttentionForward { output, lse } = attention().forward(&call).expect("a valid call");
+    attention().backward(&call, &BackwardInputs::new(&output, &lse, &q)).expect("a valid call")
+}
+
 #[test]
-fn a_graph_captures_a_planned_call() {
-    let Some((context, stream)) = gpu("a_graph_captures_a_planned_call") else { return };
+fn a_graph_captures_planned_calls() {
+    let Some((context, stream)) = gpu("a_graph_captures_planned_calls") else { return };
     // SAFETY: everything of this test runs on one stream, so that no event has to order it; events that were recorded
     // outside of a capture must not be waited for inside.
     unsafe { context.disable_event_tracking() };
@@ -102,20 +114,34 @@ fn a_graph_captures_a_planned_call() {
     let call = Qkv::new(&q, &k, &v).key_lengths(&lengths);
     let plan = attention().plan(&call.spec(), &device.target()).expect("a valid problem");
     let mut workspace = plan.workspace(&device.stream()).expect("a workspace");
-    let mut output = Tensor::zeros(&device, DType::F16, SHAPE).expect("a valid tensor");
+    let AttentionForward { mut output, mut lse } = AttentionForward::allocate(&plan, &device).expect("GPU memory");
+    let backward = attention().plan_backward(&BackwardSpec::new(call.spec()), &device.target());
+    let backward = backward.expect("a valid problem");
+    let mut backward_workspace = backward.workspace(&device.stream()).expect("a workspace");
+    let mut gradients = AttentionGradients::allocate(&backward, &device).expect("GPU memory");
     stream.synchronize().expect("uploads");
 
     stream
         .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
         .expect("the stream is not capturing");
-    plan.forward_into(&device.stream(), &call, AttentionOutputs::new(&mut output), &mut workspace)
+    let outputs = AttentionOutputs::new(&mut output).lse(&mut lse);
+    plan.forward_into(&device.stream(), &call, outputs, &mut workspace).expect("a valid call");
+    let saved = BackwardInputs::new(&output, &lse, &q);
+    backward
+        .backward_into(&device.stream(), &call, &saved, gradients.outputs(), &mut backward_workspace)
         .expect("a valid call");
     let graph = stream
         .end_capture(sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)
         .expect("a capture")
-        .expect("the call queued a kernel");
+        .expect("the calls queued kernels");
     graph.launch().expect("a launch");
     assert_close("a graph", &output.to_vec_f32().expect("f16"), &expected());
+    let AttentionGradients { d_q, d_k, d_v, .. } = expected_gradients();
+    for (what, actual, expected) in
+        [("d_q", &gradients.d_q, d_q), ("d_k", &gradients.d_k, d_k), ("d_v", &gradients.d_v, d_v)]
+    {
+        assert_close(what, &actual.to_vec_f32().expect("f16"), &expected.to_vec_f32().expect("f16"));
+    }
     // SAFETY: as above; the other tests of this binary may rely on tracking.
     unsafe { context.enable_event_tracking() };
 }

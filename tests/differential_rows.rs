@@ -3,7 +3,7 @@
 mod common;
 
 use common::rows::{RowsAttempt, check_softmax_of_special_values};
-use common::{PLACEMENTS, Placement, devices, small};
+use common::{DTYPES, PLACEMENTS, Placement, devices, small};
 use warpfold::DType;
 
 /// One row length for each reason: single elements, around a vector, a warp, a rung of the ladder, and past the last one.
@@ -11,8 +11,6 @@ fn columns() -> Vec<usize> {
     let all = [1, 2, 3, 7, 8, 9, 31, 33, 127, 129, 248, 249, 257, 1000, 1017, 1025, 3584, 4095, 8191, 8193, 20_000];
     all.into_iter().filter(|columns| !small() || *columns <= 1025).collect()
 }
-
-const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 #[test]
 fn softmax_agrees_with_the_oracle() {

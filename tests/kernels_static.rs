@@ -1,5 +1,6 @@
 //! What the compiled kernels must be, seen in their machine code: no local memory, the instructions they are written
-//! around, registers within the budgets of the table. Needs no GPU, but the CUDA compiler and its disassembler.
+//! around, registers and main loops within the budgets of the table. Needs no GPU, but the CUDA compiler and its
+//! disassembler.
 
 #![cfg(feature = "cuda")]
 
@@ -9,7 +10,7 @@ use std::process::{Command, Output};
 use std::{env, fs};
 
 use rayon::prelude::*;
-use warpfold::variants::{Operation, VARIANTS, Variant};
+use warpfold::variants::{LoopBudget, Tile, VARIANTS, Variant};
 
 mod common;
 #[path = "../build/ptx.rs"]
@@ -35,22 +36,6 @@ fn run(command: &mut Command) -> String {
     String::from_utf8(stdout).expect("the program writes UTF-8")
 }
 
-/// The base opcodes in a disassembly: `HMMA` of `/*0a10*/  @!P0 HMMA.16816.F32 R4, R8, R12, R4 ;`.
-fn opcodes(disassembly: &str) -> BTreeSet<&str> {
-    let instructions = disassembly.lines().filter_map(|line| line.trim().strip_prefix("/*")?.split_once("*/"));
-    instructions
-        .filter_map(|(_, text)| text.split_whitespace().find(|word| !word.starts_with('@')))
-        .filter_map(|word| word.split(['.', ';']).next())
-        .collect()
-}
-
-/// The register count in a disassembly: the second word below `//----- nvinfo : EIATTR_REGCOUNT`.
-fn registers(disassembly: &str) -> Option<u32> {
-    let words = disassembly.split("EIATTR_REGCOUNT").nth(1)?.split(".word").skip(1);
-    let count = words.filter_map(|rest| rest.trim_start().strip_prefix("0x")).next()?;
-    u32::from_str_radix(count.get(..8)?, 16).ok()
-}
-
 #[test]
 fn every_row_of_the_table_is_compiled() {
     let kernels = warpfold::kernels();
@@ -63,29 +48,61 @@ fn every_row_of_the_table_is_compiled() {
 }
 
 /// What is wrong with the code of a kernel.
-fn complaints(variant: &Variant, disassembly: &str) -> Vec<String> {
-    let opcodes = opcodes(disassembly);
-    assert!(opcodes.contains("EXIT"), "this is no disassembly:\n{disassembly}");
+fn complaints(variant: &Variant, arch: u32, listing: &str) -> Vec<String> {
+    let name = variant.name();
+    let functions = sass::functions(listing);
+    let Some(function) = functions.iter().find(|function| function.name == name) else {
+        panic!("this is no disassembly of {name}:\n{listing}");
+    };
+    assert!(function.count(&["EXIT"]) > 0, "{name} has no end:\n{listing}");
     let mut complaints = Vec::new();
     for forbidden in ["LDL", "STL"] {
-        if opcodes.contains(forbidden) {
+        if function.count(&[forbidden]) > 0 {
             complaints.push(format!("uses local memory ({forbidden})"));
         }
     }
-    if variant.operation == Operation::AttentionForward {
-        let missing = ["HMMA", "LDSM", "LDGSTS"].into_iter().filter(|needed| !opcodes.contains(needed));
+    if matches!(variant.tile, Tile::Attention { .. }) && variant.dtype.size_bytes() == 2 {
+        let missing = ["HMMA", "LDSM", "LDGSTS"].into_iter().filter(|needed| function.count(&[needed]) == 0);
         complaints.extend(missing.map(|needed| format!("has no {needed}")));
     }
-    match registers(disassembly) {
+    match function.registers {
         Some(count) if count <= variant.budget.registers => {}
         Some(count) => complaints.push(format!("uses {count} registers of {}", variant.budget.registers)),
         None => complaints.push("does not say how many registers it uses".to_string()),
+    }
+    if let (80, Some(budget)) = (arch, variant.budget.main_loop) {
+        complaints.extend(loop_complaints(&budget, &sass::loops(function, &sass::Rates::A100)));
+    }
+    complaints
+}
+
+/// What the main loop has too much of.
+fn loop_complaints(budget: &LoopBudget, loops: &[sass::Loop]) -> Vec<String> {
+    let Some(main) = sass::main_loop(loops) else { return vec!["has no loop with tensor work".to_string()] };
+    let mut complaints: Vec<String> =
+        main.unrated.iter().map(|opcode| format!("uses {opcode}, whose rate is not known")).collect();
+    let unit = main.cycles.longest_other().0;
+    let limits = [
+        ("instructions".to_string(), Some(main.instructions), budget.instructions),
+        ("issue slots for 100 tensor cycles".to_string(), main.cycles.issue_percent(), budget.issue_percent),
+        (
+            format!("cycles of {unit} for 100 tensor cycles"),
+            main.cycles.other_unit_percent(),
+            budget.other_unit_percent,
+        ),
+    ];
+    for (what, found, limit) in limits {
+        if found.is_none_or(|found| found > limit) {
+            let found = found.map_or("no".to_string(), |found| found.to_string());
+            complaints.push(format!("has {found} {what} in its main loop, of {limit}"));
+        }
     }
     complaints
 }
 
 /// Local memory is where spilled registers and indexed arrays go: one access in an inner loop halves the speed.
-/// HMMA are the tensor cores, LDSM is ldmatrix, LDGSTS is cp.async.
+/// HMMA are the tensor cores, LDSM is ldmatrix, LDGSTS is cp.async. `cargo xtask budgets` shows what the loops are held
+/// to.
 #[test]
 fn machine_code_is_as_intended() {
     let kernels = warpfold::kernels();
@@ -111,11 +128,34 @@ fn machine_code_is_as_intended() {
     let complaints: Vec<String> = images
         .par_iter()
         .flat_map_iter(|&(name, arch)| {
-            let complaints = complaints(variant(name), &disassemble(name, arch));
+            let complaints = complaints(variant(name), arch, &disassemble(name, arch));
             complaints.into_iter().map(move |complaint| format!("{name} for sm_{arch} {complaint}"))
         })
         .collect();
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+#[test]
+fn a_loop_over_its_budget_is_reported() {
+    let listing = "\
+\t.section\t.text.k,\"ax\",@progbits
+.L_x_0:
+        /*0000*/                   HMMA.16816.F32 R12, R4, R8, R12 ;
+        /*0010*/                   LDSM.16.M88.2 R4, [R100] ;
+        /*0020*/              @!P0 BRA `(.L_x_0) ;
+        /*0030*/                   EXIT ;
+";
+    let loops = sass::loops(&sass::functions(listing)[0], &sass::Rates::A100);
+    let kept = LoopBudget { instructions: 3, issue_percent: 38, other_unit_percent: 100 };
+    assert_eq!(loop_complaints(&kept, &loops), [""; 0]);
+    let broken = LoopBudget { instructions: 2, issue_percent: 37, other_unit_percent: 99 };
+    let expected = [
+        "has 3 instructions in its main loop, of 2",
+        "has 38 issue slots for 100 tensor cycles in its main loop, of 37",
+        "has 100 cycles of shared for 100 tensor cycles in its main loop, of 99",
+    ];
+    assert_eq!(loop_complaints(&broken, &loops), expected);
+    assert_eq!(loop_complaints(&kept, &[]), ["has no loop with tensor work"]);
 }
 
 /// The emulator runs the text with source positions, GPUs get the text without: they must be the same code.

@@ -34,4 +34,13 @@ struct alignas(16) Vector {
   Element values[VECTOR<Element>];
 };
 
+// Two neighbouring elements, in one access.
+template <typename Element>
+__device__ __forceinline__ void store_pair(void* address, float low, float high, Element) {
+  *reinterpret_cast<uint32_t*>(address) = ptx::pack_rn(low, high, Element());
+}
+__device__ __forceinline__ void store_pair(void* address, float low, float high, float) {
+  *reinterpret_cast<float2*>(address) = make_float2(low, high);
+}
+
 }  // namespace warpfold

@@ -20,8 +20,22 @@ __device__ __forceinline__ uint32_t block_index() {
   return d;
 }
 
+// mov.u32 d, %tid.x;   PTX 1.0. Volatile for the same reason.
+__device__ __forceinline__ uint32_t thread_index() {
+  uint32_t d;
+  asm volatile("mov.u32 %0, %tid.x;" : "=r"(d));
+  return d;
+}
+
 // No instruction: hides from the compiler where a value came from, so that nothing derived from it is kept for long.
 __device__ __forceinline__ void forget(uint32_t& value) { asm volatile("" : "+r"(value)); }
+__device__ __forceinline__ void forget(int64_t& value) { asm volatile("" : "+l"(value)); }
+__device__ __forceinline__ void forget(const char*& value) { asm volatile("" : "+l"(value)); }
+__device__ __forceinline__ void forget(float& value) { asm volatile("" : "+f"(value)); }
+
+// pmevent 0;   PTX 1.4, sm_10. Marks code that runs rarely: profilers count it on a GPU, and who reads the machine code for
+// the costs of a loop leaves it out.
+__device__ __forceinline__ void mark_as_rare() { asm volatile("pmevent 0;"); }
 
 // cp.async.cg.shared.global.L2::128B [dst], [src], 16, bytes;   PTX 7.0, sm_80. bytes is 16, or 0 to write zeros
 // (src is then not read).
@@ -56,41 +70,50 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&d)[4], uint32_t add
                : "memory");
 }
 
-// mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 d, a, b, d;   PTX 7.0, sm_80
-__device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, __half) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+// ld.shared.v4.f32 {d0,d1,d2,d3}, [addr];   PTX 2.0, sm_20
+__device__ __forceinline__ float4 load_shared_4(uint32_t address_smem) {
+  float4 d;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(d.x), "=f"(d.y), "=f"(d.z), "=f"(d.w)
+               : "r"(address_smem)
+               : "memory");
+  return d;
 }
 
-// mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 d, a, b, d;   PTX 7.0, sm_80
+// ld.shared.v2.f32 {d0,d1}, [addr];   PTX 2.0, sm_20
+__device__ __forceinline__ float2 load_shared_2(uint32_t address_smem) {
+  float2 d;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(d.x), "=f"(d.y) : "r"(address_smem) : "memory");
+  return d;
+}
+
+// mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 d, a, b, c;   PTX 7.0, sm_80
 __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
-                                             __nv_bfloat16) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+                                             const float (&c)[4], __half) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
-// mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 d, a, b, 0;   PTX 7.0, sm_80
-__device__ __forceinline__ void mma_m16n8k16_zero(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
-                                                  __half) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+// mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 d, a, b, c;   PTX 7.0, sm_80
+__device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                                             const float (&c)[4], __nv_bfloat16) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
       : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
-}
-
-// mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 d, a, b, 0;   PTX 7.0, sm_80
-__device__ __forceinline__ void mma_m16n8k16_zero(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
-                                                  __nv_bfloat16) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
-      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
 // ex2.approx.ftz.f32 d, a;   PTX 1.4, sm_10. Within 2 ulp; ex2(-inf) = +0.
 __device__ __forceinline__ float exp2_approx(float a) {
   float d;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(a));
+  return d;
+}
+
+// rcp.approx.ftz.f32 d, a;   PTX 1.4, sm_10. Within 1 ulp; rcp(inf) = +0.
+__device__ __forceinline__ float rcp_approx(float a) {
+  float d;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(a));
   return d;
 }
 

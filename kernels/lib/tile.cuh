@@ -1,14 +1,14 @@
-// Tiles of 16-bit rows in shared memory, swizzled in 16-byte chunks, and the lanes' places in tensor-core fragments.
+// Tiles of rows in shared memory, swizzled in 16-byte chunks, and the lanes' places in tensor-core fragments.
 #pragma once
 
 #include "lib/pack.cuh"
 
 namespace warpfold {
 
-// A tile of ROWS rows of COLUMNS 16-bit elements, without gaps between rows.
+// A tile of ROWS rows of COLUMNS elements of 2 or 4 bytes, without gaps between rows.
 //
 // ldmatrix reads the same chunk of 8 consecutive rows at once, so these 8 chunks must lie in different banks (8 groups of
-// 16 bytes span all 32). A row of COLUMNS / 8 chunks moves the bank group by that number modulo 8:
+// 16 bytes span all 32). A row of CHUNKS chunks moves the bank group by that number modulo 8:
 //
 //   rows of a multiple of 128 bytes stay in their group: chunk c of row r goes to place c ^ (r & 7)
 //   rows of an odd multiple of 64 bytes alternate:       chunk c of row r goes to place c ^ ((r >> 1) & 3)
@@ -18,10 +18,11 @@ namespace warpfold {
 //     row 1   1 0 3 2 5 4 7 6                                row 2, 3   1 0 3 2 | 1 0 3 2
 //     row 2   2 3 0 1 6 7 4 5                                row 4, 5   2 3 0 1 | 2 3 0 1
 //     ...                                                    row 6, 7   3 2 1 0 | 3 2 1 0
-template <int ROWS, int COLUMNS>
+template <int ROWS, int COLUMNS, int ELEMENT_BYTES = 2>
 struct SwizzledTile {
-  static constexpr int CHUNKS = COLUMNS / 8;
-  static constexpr int ROW_BYTES = COLUMNS * 2;
+  static constexpr int CHUNK_ELEMENTS = 16 / ELEMENT_BYTES;
+  static constexpr int CHUNKS = COLUMNS / CHUNK_ELEMENTS;
+  static constexpr int ROW_BYTES = COLUMNS * ELEMENT_BYTES;
   static constexpr int BYTES = ROWS * ROW_BYTES;
   // Chunks among which the swizzle moves.
   static constexpr int PERIOD = CHUNKS % 8 == 0 ? 8 : 4;
@@ -72,7 +73,7 @@ __device__ __forceinline__ int b_chunk() { return lane() / 8 % 2; }
 
 }  // namespace fragment
 
-// One thread's part in copying tiles of ROWS rows from strided global memory into shared memory.
+// One thread's part in copying one tile of ROWS rows after the other from strided global memory into shared memory.
 //
 // Neighbouring threads copy neighbouring 16-byte chunks of a row, and each pass moves a multiple of 8 rows, so that a
 // thread's chunks of all passes have one swizzle mask: their shared addresses differ by constants.
@@ -84,52 +85,158 @@ struct TileCopy {
   static constexpr int PASS_ROWS = COPIERS / Tile::CHUNKS;
   static_assert(ROWS % PASS_ROWS == 0, "tiles are whole passes");
 
-  uint32_t offset_smem;  // of the first pass's chunk in the tile
-  const char* source;    // of the first pass's chunk in the first tile
-  int32_t row_bytes;     // distance of rows in global memory; the plan checked that it fits
+  uint32_t address_smem;  // of the first pass's chunk in the tile
+  const char* source;     // of the first pass's chunk in the next tile
+  int64_t pass_bytes;     // distance of two passes in global memory
 
-  __device__ __forceinline__ TileCopy(const char* tile_gmem, int64_t row_stride)
-      : offset_smem(Tile::offset(threadIdx.x / Tile::CHUNKS, threadIdx.x % Tile::CHUNKS)),
-        source(tile_gmem + threadIdx.x / Tile::CHUNKS * row_stride + threadIdx.x % Tile::CHUNKS * 16),
-        row_bytes(static_cast<int32_t>(row_stride)) {}
-
-  // How many of the rows from this thread's first one on are valid. Its row is worked out from the chunk's offset every
-  // time: a register that lives through the whole kernel costs more than two instructions a tile.
-  __device__ __forceinline__ int valid_rows(int first_row, int num_rows) const {
-    uint32_t offset = offset_smem;
-    ptx::forget(offset);
-    return num_rows - first_row - static_cast<int>(offset / Tile::ROW_BYTES);
+  // Tiles from row `first_row` of the source on.
+  __device__ __forceinline__ TileCopy(const char* tile_smem, const char* source_gmem, int64_t row_stride, int first_row)
+      : address_smem(ptx::shared_address(tile_smem) +
+                     Tile::offset(threadIdx.x / Tile::CHUNKS, threadIdx.x % Tile::CHUNKS)),
+        source(source_gmem + (first_row + static_cast<int>(threadIdx.x / Tile::CHUNKS)) * row_stride +
+               threadIdx.x % Tile::CHUNKS * 16),
+        pass_bytes(row_stride * PASS_ROWS) {
+    // Worked out once, not again for every tile.
+    ptx::forget(address_smem);
+    ptx::forget(pass_bytes);
   }
 
-  // Starts copying rows [first_row, first_row + ROWS) of the source; those from num_rows on become zero.
-  __device__ __forceinline__ void start(uint32_t tile_smem, int first_row, int num_rows) const {
-    if (COPIERS < THREADS && threadIdx.x >= COPIERS) return;
-    const int valid = valid_rows(first_row, num_rows);
-    const char* pass_gmem = source + static_cast<int64_t>(row_bytes) * first_row;
+  // Starts copying the next tile. Of its rows from this thread's on, the first `rows_left` exist; the others become zero.
+  __device__ __forceinline__ void start(int rows_left) {
+#pragma unroll
+    for (int pass = 0; pass < ROWS / PASS_ROWS; ++pass) copy(pass, pass * PASS_ROWS < rows_left ? 16 : 0);
+  }
+
+  // The same where the first `rows_skipped` rows become zero too.
+  __device__ __forceinline__ void start_between(int rows_skipped, int rows_left) {
 #pragma unroll
     for (int pass = 0; pass < ROWS / PASS_ROWS; ++pass) {
-      ptx::cp_async_16(tile_smem + offset_smem + pass * PASS_ROWS * Tile::ROW_BYTES,
-                       pass_gmem + static_cast<int64_t>(row_bytes) * (pass * PASS_ROWS),
-                       pass * PASS_ROWS < valid ? 16u : 0u);
+      const int row = pass * PASS_ROWS;
+      copy(pass, row >= rows_skipped && row < rows_left ? 16 : 0);
     }
   }
 
-  // The same for rows of any alignment: elements are loaded one by one and stored as chunks, complete on return.
-  template <typename Element>
-  __device__ __forceinline__ void by_element(char* tile_smem, int first_row, int num_rows) const {
-    if (COPIERS < THREADS && threadIdx.x >= COPIERS) return;
-    const int valid = valid_rows(first_row, num_rows);
-#pragma unroll 1
-    for (int pass = 0; pass < ROWS / PASS_ROWS; ++pass) {
-      const char* chunk_gmem = source + static_cast<int64_t>(row_bytes) * (first_row + pass * PASS_ROWS);
-      Vector<Element> vector = {};
-      if (pass * PASS_ROWS < valid) {
+  // The same for a tile all of whose rows exist.
+  __device__ __forceinline__ void start_whole() {
 #pragma unroll
-        for (int i = 0; i < VECTOR<Element>; ++i) vector.values[i] = reinterpret_cast<const Element*>(chunk_gmem)[i];
-      }
-      *reinterpret_cast<Vector<Element>*>(tile_smem + offset_smem + pass * PASS_ROWS * Tile::ROW_BYTES) = vector;
+    for (int pass = 0; pass < ROWS / PASS_ROWS; ++pass) copy(pass, 16);
+  }
+
+  // This thread's row of the tile.
+  static __device__ __forceinline__ int row() { return threadIdx.x / Tile::CHUNKS; }
+
+ private:
+  __device__ __forceinline__ void copy(int pass, uint32_t bytes) {
+    if (COPIERS == THREADS || threadIdx.x < COPIERS) {
+      ptx::cp_async_16(address_smem + pass * PASS_ROWS * Tile::ROW_BYTES, source, bytes);
     }
+    source += pass_bytes;
+    // One addition a pass, not multiples of the distance from the first one.
+    ptx::forget(source);
   }
 };
+
+// Copies rows of any place in global memory into a tile, all of the block's threads together: `row_gmem(row)` is where row
+// `row` starts. Rows before first_row and from num_rows on, and columns from `columns` on (a multiple of a chunk), become
+// zero. Aligned rows are copied asynchronously, others are complete on return.
+template <typename Tile, int ROWS, int THREADS, typename Element, typename RowAddress>
+__device__ __forceinline__ void copy_rows(char* tile_smem, int first_row, int num_rows, int columns, bool aligned,
+                                          RowAddress row_gmem) {
+  static_assert(sizeof(Element) * Tile::CHUNK_ELEMENTS == 16, "a chunk is one 16-byte access");
+  const uint32_t tile_address = ptx::shared_address(tile_smem);
+#pragma unroll 4
+  for (int index = threadIdx.x; index < ROWS * Tile::CHUNKS; index += THREADS) {
+    const int row = index / Tile::CHUNKS;
+    const int chunk = index % Tile::CHUNKS;
+    const bool exists = row >= first_row && row < num_rows && chunk * Tile::CHUNK_ELEMENTS < columns;
+    const char* source = row_gmem(exists ? row : 0) + (exists ? chunk * 16 : 0);
+    if (aligned) {
+      ptx::cp_async_16(tile_address + Tile::offset(row, chunk), source, exists ? 16u : 0u);
+    } else {
+      Vector<Element> vector = {};
+      if (exists) {
+#pragma unroll
+        for (int i = 0; i < VECTOR<Element>; ++i) vector.values[i] = reinterpret_cast<const Element*>(source)[i];
+      }
+      *reinterpret_cast<Vector<Element>*>(tile_smem + Tile::offset(row, chunk)) = vector;
+    }
+  }
+}
+
+// Writes a warp's accumulators, scaled row by row, to rows of f32 in global memory: rows from `first_row` on, columns from
+// `first_column` on. `row_gmem(row)` is where row `row` goes. Rows from num_rows on, and columns from `columns` on, are left
+// out.
+template <typename Float, bool ANY_ROWS, int ROW_TILES, int TILES, typename RowAddress>
+__device__ __forceinline__ void store_rows(const float (&acc)[ROW_TILES][TILES][4], const float (&scale)[ROW_TILES][2],
+                                           int first_row, int first_column, int num_rows, int columns, bool aligned,
+                                           RowAddress row_gmem) {
+#pragma unroll
+  for (int t = 0; t < ROW_TILES; ++t) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = first_row + 16 * t + fragment::row(half);
+      if (row >= num_rows) continue;
+      float* target = reinterpret_cast<float*>(row_gmem(row));
+#pragma unroll
+      for (int tile = 0; tile < TILES; ++tile) {
+        const int column = first_column + 8 * tile + fragment::column(0);
+        if (ANY_ROWS && column >= columns) continue;
+        const float low = acc[t][tile][2 * half] * scale[t][half];
+        const float high = acc[t][tile][2 * half + 1] * scale[t][half];
+        if (ANY_ROWS && !aligned) {
+          target[column] = low;
+          target[column + 1] = high;
+        } else {
+          store_pair(target + column, low, high, 0.0f);
+        }
+      }
+    }
+  }
+}
+
+// The same for rows of any element type, 16-bit ones by way of the warp's place in a tile in shared memory, which
+// no other warp touches, so that they leave in 16-byte accesses.
+template <typename Element, typename Tile, bool ANY_ROWS, int ROW_TILES, int TILES, typename RowAddress>
+__device__ __forceinline__ void store_rows(const float (&acc)[ROW_TILES][TILES][4], const float (&scale)[ROW_TILES][2],
+                                           char* tile_smem, int first_row, int first_column, int num_rows, int columns,
+                                           bool aligned, RowAddress row_gmem) {
+  // The four lanes of a row hold 32 bytes of f32 side by side, a whole sector.
+  if constexpr (sizeof(Element) == 4) {
+    store_rows<Element, ANY_ROWS>(acc, scale, first_row, first_column, num_rows, columns, aligned, row_gmem);
+    return;
+  }
+  constexpr int CHUNKS = 8 * TILES / Tile::CHUNK_ELEMENTS;
+#pragma unroll
+  for (int t = 0; t < ROW_TILES; ++t) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = first_row + 16 * t + fragment::row(half);
+#pragma unroll
+      for (int tile = 0; tile < TILES; ++tile) {
+        const int column = first_column + 8 * tile + fragment::column(0);
+        char* staged = tile_smem + Tile::offset(row, column / Tile::CHUNK_ELEMENTS) +
+                       column % Tile::CHUNK_ELEMENTS * sizeof(Element);
+        store_pair(staged, acc[t][tile][2 * half] * scale[t][half], acc[t][tile][2 * half + 1] * scale[t][half],
+                   Element());
+      }
+    }
+  }
+  // The lanes of a row copy what other lanes of the warp staged.
+  __syncwarp();
+#pragma unroll 4
+  for (int index = fragment::lane(); index < 16 * ROW_TILES * CHUNKS; index += 32) {
+    const int row = first_row + index / CHUNKS;
+    const int chunk = first_column / Tile::CHUNK_ELEMENTS + index % CHUNKS;
+    if (row >= num_rows || (ANY_ROWS && chunk * Tile::CHUNK_ELEMENTS >= columns)) continue;
+    const auto vector = *reinterpret_cast<const Vector<Element>*>(tile_smem + Tile::offset(row, chunk));
+    char* target = row_gmem(row) + chunk * 16;
+    if (ANY_ROWS && !aligned) {
+#pragma unroll
+      for (int i = 0; i < VECTOR<Element>; ++i) reinterpret_cast<Element*>(target)[i] = vector.values[i];
+    } else {
+      *reinterpret_cast<Vector<Element>*>(target) = vector;
+    }
+  }
+}
 
 }  // namespace warpfold

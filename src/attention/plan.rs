@@ -2,17 +2,17 @@
 
 use std::fmt::Write as _;
 
-use crate::attention::problem::{Problem, check_lengths};
-use crate::attention::{AttentionOutputs, Qkv, QkvSpec};
+use crate::attention::launches::forward_launch;
+use crate::attention::problem::{Problem, as_heads, check_lengths, heads_layout, packed_layout};
+use crate::attention::{AttentionForward, AttentionOutputs, Qkv, QkvSpec};
 use crate::device::Stream;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::launch::{check_devices, launch, workspace};
-use crate::params::{AttentionForwardParams, HeadStrides};
-use crate::plan::{Execution, LaunchPlan, Params, check_planned, check_planned_tensor, choose, stride_bytes};
-use crate::target::{GpuTarget, Target};
-use crate::tensor::{Layout, SeqLens, TensorSpec};
-use crate::variants::{Features, Operation, Tile, VARIANTS};
+use crate::plan::{Execution, LaunchPlan, check_planned, check_planned_tensor, check_target};
+use crate::target::Target;
+use crate::tensor::{Dims, Layout, SeqLens, TensorMut, TensorRef, TensorSpec};
+use crate::variants::{Features, Tile};
 use crate::workspace::Workspace;
 
 /// A reusable decision: how one attention problem runs on one kind of device. Making it is pure; running it
@@ -22,17 +22,16 @@ pub struct AttentionPlan {
     spec: QkvSpec,
     problem: Problem,
     target: Target,
-    execution: Execution,
+    execution: Execution<LaunchPlan>,
 }
 
 impl AttentionPlan {
     pub(crate) fn new(problem: Problem, spec: &QkvSpec, target: &Target) -> Result<AttentionPlan> {
         let execution = match target {
             Target::Cpu => Execution::cpu("attention", problem.dtype)?,
-            Target::Gpu(gpu) => Execution::Launch(plan_launch(&problem, gpu)?),
+            Target::Gpu(gpu) => Execution::Launch(forward_launch(&problem, gpu)?),
         };
-        let spec = QkvSpec { output: Some(problem.output), ..*spec };
-        Ok(AttentionPlan { spec, problem, target: *target, execution })
+        Ok(AttentionPlan { spec: spec.clone(), problem, target: *target, execution })
     }
 
     /// The kernel launch; `None` on the CPU device.
@@ -42,10 +41,20 @@ impl AttentionPlan {
 
     /// The layout that the output has when the call allocates it.
     pub fn output_layout(&self) -> Layout {
-        self.problem.output.layout
+        given_layout(&self.problem, &self.problem.output.layout)
     }
 
-    /// The specification that the plan was made for, with the output's.
+    /// The type of the output: q's, or f32 for a partial result.
+    pub fn output_dtype(&self) -> DType {
+        self.problem.output.dtype
+    }
+
+    /// The shape of lse.
+    pub fn lse_shape(&self) -> Dims {
+        self.problem.lse_shape()
+    }
+
+    /// The specification that the plan was made for.
     pub fn spec(&self) -> &QkvSpec {
         &self.spec
     }
@@ -57,40 +66,15 @@ impl AttentionPlan {
 
     /// The plan in words: the problem, the path, and why this kernel.
     pub fn explain(&self) -> String {
-        let problem = &self.problem;
-        let mut text = String::new();
-        let _ = writeln!(
-            text,
-            "attention forward, {}: batch {}, heads {} over {}, queries {}, keys {}, head_dim {}, v's head_dim {}",
-            problem.dtype,
-            problem.batch,
-            problem.heads_q,
-            problem.heads_kv,
-            problem.len_q,
-            problem.len_kv,
-            problem.head_dim,
-            problem.head_dim_v
-        );
-        let mask = match problem.mask.causal {
-            true => format!("causal, query i at position i + {}", problem.mask.offset),
-            false => "none".to_string(),
-        };
-        let lengths = if problem.has_key_lengths { ", key lengths given" } else { "" };
-        let _ = writeln!(text, "mask: {mask}{lengths}; scale {}; {} FLOP", problem.scale, problem.flops());
+        let mut text = format!("attention forward, {}; {} FLOP\n", self.problem.describe(), self.flops());
         match &self.execution {
             Execution::Cpu => {
-                let _ = write!(text, "on the CPU: {}", crate::cpu::attention::describe(problem));
+                let _ = write!(text, "on the CPU: {}", crate::cpu::attention::describe(&self.problem));
             }
             Execution::Launch(launch) => {
                 let _ = writeln!(text, "on {}", self.target);
                 let _ = writeln!(text, "{launch}");
-                let reason = match launch.variant.tile {
-                    Tile::Attention { features: Features::Plain, .. } => {
-                        "every row starts on a 16-byte boundary: copied asynchronously, 16 bytes a thread"
-                    }
-                    _ => "a row does not start on a 16-byte boundary: rows are moved element by element",
-                };
-                let _ = write!(text, "{reason}");
+                text.push_str(explain_features(&self.problem, launch));
             }
         }
         text
@@ -99,17 +83,18 @@ impl AttentionPlan {
     /// The scratch memory that one running call needs.
     ///
     /// # Errors
-    /// [`Error::PlanMismatch`] when the stream's device is not of the plan's target.
+    /// [`crate::Error::PlanMismatch`] when the stream's device is not of the plan's target.
     pub fn workspace(&self, stream: &Stream) -> Result<Workspace> {
-        workspace(&self.execution, &self.target, stream, crate::cpu::attention::scratch_elements(&self.problem))
+        check_target(self.launch().as_slice(), &self.target, &stream.device().target())?;
+        workspace(self.launch().as_slice(), stream, crate::cpu::attention::scratch_elements(&self.problem))
     }
 
     /// Computes the forward pass into given tensors: allocates nothing and waits for nothing, so that a CUDA graph
     /// can capture it.
     ///
     /// # Errors
-    /// [`Error::PlanMismatch`] when a tensor, the lengths, the stream or the workspace is not what the plan was made
-    /// for; [`Error::DeviceMismatch`]; [`Error::Cuda`].
+    /// [`crate::Error::PlanMismatch`] when a tensor, the lengths, the stream or the workspace is not what the plan was made
+    /// for; [`crate::Error::DeviceMismatch`]; [`crate::Error::Cuda`].
     pub fn forward_into(
         &self,
         stream: &Stream,
@@ -118,101 +103,171 @@ impl AttentionPlan {
         workspace: &mut Workspace,
     ) -> Result<()> {
         let device = stream.device();
-        self.execution.check_target(&self.target, &device.target())?;
-        let Problem { batch, heads_q, len_q, len_kv, .. } = self.problem;
-        check_planned_tensor("q", &inputs.q.spec(), &self.spec.q)?;
-        check_planned_tensor("k", &inputs.k.spec(), &self.spec.k)?;
-        check_planned_tensor("v", &inputs.v.spec(), &self.spec.v)?;
-        check_planned_tensor("the output", &outputs.output.spec(), &self.problem.output)?;
+        check_target(self.launch().as_slice(), &self.target, &device.target())?;
+        check_inputs(&self.spec, &self.problem, inputs)?;
+        let planned = TensorSpec { layout: self.output_layout(), ..self.problem.output };
+        check_planned_tensor("the output", &outputs.output.spec(), &planned)?;
+        let output = heads_mut(&self.problem, outputs.output)?;
         if let Some(lse) = &outputs.lse {
-            let expected = TensorSpec::contiguous(DType::F32, [batch, heads_q, len_q])?;
-            check_planned_tensor("lse", &lse.spec(), &TensorSpec { alignment_bytes: 4, ..expected })?;
+            check_per_row("lse", &lse.spec(), &self.problem)?;
         }
-        // Other lengths may come with every call; whether there are any is the plan's.
-        let lengths = inputs.key_lengths.map(|lengths| lengths.spec());
-        check_planned("whether key lengths are given", &lengths.is_some(), &self.problem.has_key_lengths)?;
-        check_lengths(lengths.as_ref(), batch, len_kv)?;
-
-        let mut outputs = outputs;
-        let reads = [Some(inputs.q), Some(inputs.k), Some(inputs.v), inputs.key_lengths.map(SeqLens::view)];
-        let mut writes = [Some(&mut outputs.output), outputs.lse.as_mut()];
-        check_devices(device, &["q", "k", "v", "key_lengths"], &reads, &["the output", "lse"], &writes)?;
+        let operands = Operands::new(&self.problem, inputs)?;
+        let (mut output, mut lse) = (output, outputs.lse);
+        let [q, k, v, bias, mask, slopes, key_lengths, query_lengths] = operands.shared();
+        let sinks = operands.sinks;
+        let reads = [q, k, v, bias, mask, slopes, key_lengths, query_lengths, operands.key_order, sinks];
+        let mut writes = [Some(&mut output), lse.as_mut()];
+        check_devices(device, &FORWARD_READS, &reads, &["the output", "lse"], &writes)?;
         match &self.execution {
-            Execution::Cpu => crate::cpu::attention::forward(&self.problem, inputs, &mut outputs, workspace),
-            Execution::Launch(plan) => launch(device, plan, &reads, &mut writes),
+            Execution::Cpu => crate::cpu::attention::forward(&self.problem, &operands, output, lse, workspace),
+            Execution::Launch(plan) => launch(device, &plan.with_dropout(&operands), &reads, &mut writes),
         }
+    }
+
+    /// Runs into new tensors on the device of q.
+    pub(crate) fn run(&self, inputs: &Qkv<'_>) -> Result<AttentionForward> {
+        let device = inputs.q.device();
+        let mut forward = AttentionForward::allocate(self, device)?;
+        let stream = device.stream();
+        let mut workspace = self.workspace(&stream)?;
+        let outputs = AttentionOutputs::new(&mut forward.output).lse(&mut forward.lse);
+        self.forward_into(&stream, inputs, outputs, &mut workspace)?;
+        Ok(forward)
     }
 }
 
-fn plan_launch(problem: &Problem, target: &GpuTarget) -> Result<LaunchPlan> {
-    let aligned = problem.rows_aligned();
-    let available = || {
-        let mut dims: Vec<u32> = VARIANTS
-            .iter()
-            .filter_map(|variant| match variant.tile {
-                Tile::Attention { head_dim, .. } if variant.dtype == problem.dtype => Some(head_dim),
-                _ => None,
-            })
-            .collect();
-        dims.dedup();
-        format!("head_dim {dims:?} (the same for v)")
-    };
-    let is_attention = |dtype| VARIANTS.iter().any(|v| v.operation == Operation::AttentionForward && v.dtype == dtype);
-    if !is_attention(problem.dtype) {
-        return Err(Error::UnsupportedDType {
-            operation: "attention",
-            dtype: problem.dtype,
-            device: Target::Gpu(*target).to_string(),
-            available: "f16, bf16".to_string(),
-        });
-    }
-    let variant = choose(Operation::AttentionForward, target, |variant| match variant.tile {
-        Tile::Attention { head_dim, features, .. } => {
-            variant.dtype == problem.dtype
-                && head_dim as usize == problem.head_dim
-                && head_dim as usize == problem.head_dim_v
-                && (aligned || features == Features::General)
-        }
-        Tile::Rows { .. } => false,
-    })
-    .ok_or_else(|| Error::NoKernel {
-        operation: "attention",
-        wanted: format!("head_dim {} with v's head_dim {}", problem.head_dim, problem.head_dim_v),
-        target: Target::Gpu(*target).to_string(),
-        available: available(),
-    })?;
-    let Tile::Attention { block_q, .. } = variant.tile else { unreachable!("attention variants have attention tiles") };
-    let q_blocks = problem.len_q.div_ceil(block_q as usize);
-    let blocks = q_blocks.saturating_mul(problem.heads_q).saturating_mul(problem.batch);
-    let params = AttentionForwardParams {
-        q_strides: head_strides(&problem.q)?,
-        k_strides: head_strides(&problem.k)?,
-        v_strides: head_strides(&problem.v)?,
-        out_strides: head_strides(&problem.output)?,
-        batch: problem.batch as u32,
-        heads_q: problem.heads_q as u32,
-        heads_per_kv: (problem.heads_q / problem.heads_kv) as u32,
-        len_q: problem.len_q as i32,
-        len_kv: problem.len_kv as i32,
-        q_blocks: q_blocks as u32,
-        scale_log2: (f64::from(problem.scale) * std::f64::consts::LOG2_E) as f32,
-        causal: u32::from(problem.mask.causal),
-        causal_offset: problem.mask.offset,
-        aligned: u32::from(aligned),
-        ..AttentionForwardParams::default()
-    };
-    LaunchPlan::linear(variant, blocks, Params::AttentionForward(params))
+const FORWARD_READS: [&str; 10] =
+    ["q", "k", "v", "bias", "mask", "alibi_slopes", "key_lengths", "query_lengths", "key_lengths", "sinks"];
+
+/// The tensors of a call, seen as `[batch, heads, len, head_dim]`.
+pub(crate) struct Operands<'a> {
+    pub q: TensorRef<'a>,
+    pub k: TensorRef<'a>,
+    pub v: TensorRef<'a>,
+    pub bias: Option<TensorRef<'a>>,
+    pub mask: Option<TensorRef<'a>>,
+    pub alibi_slopes: Option<TensorRef<'a>>,
+    pub key_lengths: Option<TensorRef<'a>>,
+    pub query_lengths: Option<TensorRef<'a>>,
+    pub key_order: Option<TensorRef<'a>>,
+    pub query_order: Option<TensorRef<'a>>,
+    /// Absent in partial results, which leave them out.
+    pub sinks: Option<TensorRef<'a>>,
+    pub dropout_seed: u64,
+    pub dropout_offset: u32,
 }
 
-/// Strides in bytes. A tile's rows are addressed with 32-bit distances.
-fn head_strides(spec: &TensorSpec) -> Result<HeadStrides> {
-    let [batch, head, row] = [0, 1, 2].map(|axis| stride_bytes(spec, axis));
-    if i32::try_from(row).is_err() {
-        return Err(Error::TooLarge {
-            what: "the distance of rows in bytes",
-            value: row as usize,
-            limit: i32::MAX as usize,
-        });
+impl<'a> Operands<'a> {
+    pub fn new(problem: &Problem, inputs: &Qkv<'a>) -> Result<Operands<'a>> {
+        let order = |lengths: Option<&'a SeqLens>| lengths.and_then(SeqLens::order).filter(|_| problem.is_packed);
+        Ok(Operands {
+            q: heads(problem, inputs.q)?,
+            k: heads(problem, inputs.k)?,
+            v: heads(problem, inputs.v)?,
+            bias: inputs.bias,
+            mask: inputs.mask,
+            alibi_slopes: inputs.alibi_slopes,
+            key_lengths: inputs.key_lengths.map(SeqLens::view),
+            query_lengths: inputs.query_lengths.map(SeqLens::view),
+            key_order: order(inputs.key_lengths),
+            query_order: order(inputs.query_lengths),
+            sinks: inputs.sinks.filter(|_| problem.has_sinks),
+            dropout_seed: inputs.dropout_seed,
+            dropout_offset: inputs.dropout_offset,
+        })
     }
-    Ok(HeadStrides { batch, head, row })
+
+    /// What forward and backward kernels read in common, in the order of their parameters.
+    pub fn shared(&self) -> [Option<TensorRef<'a>>; 8] {
+        let Operands { q, k, v, bias, mask, alibi_slopes, key_lengths, query_lengths, .. } = *self;
+        [Some(q), Some(k), Some(v), bias, mask, alibi_slopes, key_lengths, query_lengths]
+    }
+}
+
+/// A packed tensor as one of a single sequence.
+pub(crate) fn heads<'a>(problem: &Problem, tensor: TensorRef<'a>) -> Result<TensorRef<'a>> {
+    match problem.is_packed {
+        true => tensor.with_layout(heads_layout(tensor.layout())?),
+        false => Ok(tensor),
+    }
+}
+
+/// As [`heads`], for a tensor that is written.
+pub(crate) fn heads_mut<'a>(problem: &Problem, tensor: TensorMut<'a>) -> Result<TensorMut<'a>> {
+    if !problem.is_packed || tensor.layout().rank() != 3 {
+        return Ok(tensor);
+    }
+    let layout = heads_layout(tensor.layout())?;
+    tensor.with_layout(layout)
+}
+
+/// A layout of the problem as the caller sees it.
+pub(crate) fn given_layout(problem: &Problem, layout: &Layout) -> Layout {
+    match problem.is_packed {
+        true => packed_layout(layout).unwrap_or(*layout),
+        false => *layout,
+    }
+}
+
+/// The tensors of a call must be those that the plan was made for. Their contents, and lengths, may differ.
+pub(crate) fn check_inputs(planned: &QkvSpec, problem: &Problem, inputs: &Qkv<'_>) -> Result<()> {
+    let given = inputs.spec();
+    check_planned_tensor("q", &given.q, &planned.q)?;
+    check_planned_tensor("k", &given.k, &planned.k)?;
+    check_planned_tensor("v", &given.v, &planned.v)?;
+    let optional = [
+        ("whether a bias is given", "the bias", &given.bias, &planned.bias),
+        ("whether a mask is given", "the mask", &given.mask, &planned.mask),
+        ("whether ALiBi slopes are given", "the ALiBi slopes", &given.alibi_slopes, &planned.alibi_slopes),
+        ("whether sinks are given", "the sinks", &given.sinks, &planned.sinks),
+    ];
+    for (whether, what, given, planned) in optional {
+        check_planned(whether, &given.is_some(), &planned.is_some())?;
+        if let (Some(given), Some(planned)) = (given, planned) {
+            check_planned_tensor(what, given, planned)?;
+        }
+    }
+    check_planned("the range of keys", &given.key_range, &planned.key_range)?;
+    let lengths = [
+        ("whether key lengths are given", given.key_lengths, planned.key_lengths),
+        ("whether query lengths are given", given.query_lengths, planned.query_lengths),
+    ];
+    for (whether, given, planned) in lengths {
+        check_planned(whether, &given.is_some(), &planned.is_some())?;
+        // A packed problem's lengths are its longest sequences': bias and mask have as many rows.
+        if let (true, Some(given), Some(planned)) = (problem.is_packed, given, planned)
+            && given.max > planned.max
+        {
+            return Err(Error::PlanMismatch {
+                what: "the longest sequence",
+                given: given.max.to_string(),
+                planned: format!("at most {}", planned.max),
+            });
+        }
+    }
+    check_lengths(&given, problem.batch, [problem.q_rows(), problem.kv_rows()])
+}
+
+/// A tensor of one f32 a row.
+pub(crate) fn check_per_row(what: &'static str, given: &TensorSpec, problem: &Problem) -> Result<()> {
+    let expected = TensorSpec::contiguous(DType::F32, problem.lse_shape().as_slice())?;
+    check_planned_tensor(what, given, &TensorSpec { alignment_bytes: 4, ..expected })
+}
+
+/// The specification of a tensor as the kernels see it.
+pub(crate) fn heads_spec(problem: &Problem, spec: &TensorSpec) -> Result<TensorSpec> {
+    as_heads(spec, problem.is_packed)
+}
+
+fn explain_features(problem: &Problem, launch: &LaunchPlan) -> &'static str {
+    match launch.variant.tile {
+        Tile::Attention { features: Features::Plain, .. } => {
+            "every row starts on a 16-byte boundary and no option touches single scores: the plain kernel"
+        }
+        _ if problem.dtype == DType::F32 => "f32: multiplied and added in f32, without tensor cores",
+        _ => {
+            "an option that touches single scores, a head_dim between those of the plain kernels, or rows that do not \
+             start on 16-byte boundaries: the general kernel"
+        }
+    }
 }

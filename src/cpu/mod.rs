@@ -4,6 +4,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod layer_norm;
+pub(crate) mod merge;
 mod row_tasks;
 mod simd;
 pub(crate) mod softmax;
@@ -15,7 +16,7 @@ macro_rules! dispatch_float {
             $crate::dtype::DType::F32 => $function::<f32>($($argument),*),
             $crate::dtype::DType::F16 => $function::<half::f16>($($argument),*),
             $crate::dtype::DType::BF16 => $function::<half::bf16>($($argument),*),
-            $crate::dtype::DType::I32 => unreachable!("plans for the CPU admit float types only"),
+            $crate::dtype::DType::I32 | $crate::dtype::DType::U8 => unreachable!("plans for the CPU admit float types only"),
         }
     };
 }

@@ -5,7 +5,9 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::launch::{check_devices, launch, workspace};
 use crate::params::LayerNormForwardParams;
-use crate::plan::{Execution, LaunchPlan, Params, check_last_stride, check_planned, check_planned_tensor};
+use crate::plan::{
+    Execution, LaunchPlan, Params, check_last_stride, check_planned, check_planned_tensor, check_target,
+};
 use crate::rows::Rows;
 use crate::target::Target;
 use crate::tensor::{Dims, Layout, Tensor, TensorMut, TensorRef, TensorSpec};
@@ -248,7 +250,7 @@ pub struct LayerNormPlan {
     y: TensorSpec,
     rows: Rows,
     target: Target,
-    execution: Execution,
+    execution: Execution<LaunchPlan>,
 }
 
 impl LayerNormPlan {
@@ -273,7 +275,8 @@ impl LayerNormPlan {
     /// # Errors
     /// [`Error::PlanMismatch`] when the stream's device is not of the plan's target.
     pub fn workspace(&self, stream: &Stream) -> Result<Workspace> {
-        workspace(&self.execution, &self.target, stream, self.rows.columns)
+        check_target(self.launch().as_slice(), &self.target, &stream.device().target())?;
+        workspace(self.launch().as_slice(), stream, self.rows.columns)
     }
 
     /// Computes into given tensors: allocates nothing and waits for nothing.
@@ -289,7 +292,7 @@ impl LayerNormPlan {
     ) -> Result<()> {
         let mut outputs = outputs;
         let device = stream.device();
-        self.execution.check_target(&self.target, &device.target())?;
+        check_target(self.launch().as_slice(), &self.target, &device.target())?;
         check_planned_tensor("x", &inputs.x.spec(), &self.spec.x)?;
         check_planned_tensor("the output", &outputs.output.spec(), &self.y)?;
         for (what, given, planned) in

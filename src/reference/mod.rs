@@ -9,7 +9,10 @@ pub mod compare;
 pub mod naive;
 mod rows;
 
-pub use attention::{Alignment, AttentionCase, AttentionResult, attention_forward};
+pub use attention::{
+    Alignment, AttentionCase, AttentionGradients, AttentionResult, Broadcast, DropoutCase, MergedRows,
+    attention_backward, attention_forward, merge,
+};
 pub use rows::{LayerNormResult, layer_norm_forward, softmax_forward};
 
 /// Widens a device's result.

@@ -4,7 +4,7 @@ use crate::device::Stream;
 use crate::error::Result;
 use crate::launch::{check_devices, launch, workspace};
 use crate::params::SoftmaxForwardParams;
-use crate::plan::{Execution, LaunchPlan, Params, check_planned_tensor};
+use crate::plan::{Execution, LaunchPlan, Params, check_planned_tensor, check_target};
 use crate::rows::Rows;
 use crate::target::Target;
 use crate::tensor::{Tensor, TensorMut, TensorRef, TensorSpec};
@@ -90,7 +90,7 @@ pub struct SoftmaxPlan {
     y: TensorSpec,
     rows: Rows,
     target: Target,
-    execution: Execution,
+    execution: Execution<LaunchPlan>,
 }
 
 impl SoftmaxPlan {
@@ -114,7 +114,8 @@ impl SoftmaxPlan {
     /// # Errors
     /// [`crate::Error::PlanMismatch`] when the stream's device is not of the plan's target.
     pub fn workspace(&self, stream: &Stream) -> Result<Workspace> {
-        workspace(&self.execution, &self.target, stream, self.rows.columns)
+        check_target(self.launch().as_slice(), &self.target, &stream.device().target())?;
+        workspace(self.launch().as_slice(), stream, self.rows.columns)
     }
 
     /// Computes into a given tensor: allocates nothing and waits for nothing.
@@ -130,7 +131,7 @@ impl SoftmaxPlan {
     ) -> Result<()> {
         let (x, mut y) = (x.into(), y.into());
         let device = stream.device();
-        self.execution.check_target(&self.target, &device.target())?;
+        check_target(self.launch().as_slice(), &self.target, &device.target())?;
         check_planned_tensor("x", &x.spec(), &self.x)?;
         check_planned_tensor("the output", &y.spec(), &self.y)?;
         let reads = [Some(x)];

@@ -5,14 +5,14 @@ use half::{bf16, f16};
 
 use crate::dtype::DType;
 
-/// A Rust type that a tensor can hold: `f32`, [`half::f16`], [`half::bf16`] and `i32`.
+/// A Rust type that a tensor can hold: `f32`, [`half::f16`], [`half::bf16`], `i32` and `u8`.
 #[cfg(not(feature = "cuda"))]
 pub trait Element: bytemuck::Pod + Send + Sync + std::fmt::Debug + PartialEq + sealed::Sealed {
     /// The element type.
     const DTYPE: DType;
 }
 
-/// A Rust type that a tensor can hold: `f32`, [`half::f16`], [`half::bf16`] and `i32`.
+/// A Rust type that a tensor can hold: `f32`, [`half::f16`], [`half::bf16`], `i32` and `u8`.
 #[cfg(feature = "cuda")]
 pub trait Element:
     bytemuck::Pod + Send + Sync + std::fmt::Debug + PartialEq + cudarc::driver::DeviceRepr + sealed::Sealed
@@ -41,6 +41,10 @@ impl Element for bf16 {
 }
 impl Element for i32 {
     const DTYPE: DType = DType::I32;
+}
+
+impl Element for u8 {
+    const DTYPE: DType = DType::U8;
 }
 
 impl Float for f32 {
@@ -88,4 +92,5 @@ mod sealed {
     impl Sealed for half::f16 {}
     impl Sealed for half::bf16 {}
     impl Sealed for i32 {}
+    impl Sealed for u8 {}
 }

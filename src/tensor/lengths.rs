@@ -5,11 +5,14 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, TensorRef};
 
-/// The number of valid keys of each sequence of a batch: i32 `[batch]` on a device, with the maximum and the total
-/// known on the host, so that a call validates them without reading the device.
+/// The length of each sequence of a batch: i32 `[batch]` on a device, with the maximum and the total known on the host, so
+/// that a call validates them without reading the device.
 #[derive(Debug)]
 pub struct SeqLens {
     tensor: Tensor,
+    /// The sequences from the longest to the shortest, i32 `[batch]`: long ones start first, so that none is left alone at
+    /// the end.
+    order: Option<Tensor>,
     max: usize,
     total: usize,
 }
@@ -30,7 +33,21 @@ impl SeqLens {
     pub fn new(device: &Device, lengths: &[i32]) -> Result<SeqLens> {
         let (max, total) = validate(lengths)?;
         let tensor = Tensor::from_slice(device, lengths, [lengths.len()])?;
-        Ok(SeqLens { tensor, max, total })
+        let order = longest_first(device, lengths)?;
+        Ok(SeqLens { tensor, order: Some(order), max, total })
+    }
+
+    /// Lengths from the starts of packed sequences and the end of the last one, as other libraries give them: `[0, 3, 10]`
+    /// are the lengths 3 and 7.
+    ///
+    /// # Errors
+    /// As [`SeqLens::new`], also where a start lies before the one before it; [`Error::Option`] when the first is not 0.
+    pub fn from_cumulative(device: &Device, starts: &[i32]) -> Result<SeqLens> {
+        if let Some(first) = starts.first().filter(|first| **first != 0) {
+            return Err(Error::Option { name: "the first start", value: f64::from(*first), allowed: "0" });
+        }
+        let lengths: Vec<i32> = starts.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).collect();
+        SeqLens::new(device, &lengths)
     }
 
     /// Takes lengths that are on the device already, and waits once to validate them.
@@ -39,12 +56,14 @@ impl SeqLens {
     /// As [`SeqLens::new`]; [`Error::DTypeMismatch`] and [`Error::Rank`] when the tensor is not i32 `[batch]`.
     pub fn from_device(lengths: Tensor) -> Result<SeqLens> {
         check_tensor(&lengths)?;
-        let (max, total) = validate(&lengths.to_vec::<i32>()?)?;
-        Ok(SeqLens { tensor: lengths, max, total })
+        let values = lengths.to_vec::<i32>()?;
+        let (max, total) = validate(&values)?;
+        let order = longest_first(lengths.device(), &values)?;
+        Ok(SeqLens { tensor: lengths, order: Some(order), max, total })
     }
 
-    /// Takes lengths whose contents nobody checks, for graphs that rewrite them between launches. The kernels clamp
-    /// each length to `[0, len_kv]`: wrong contents give wrong numbers and never a stray access.
+    /// Takes lengths whose contents nobody checks, for graphs that rewrite them between launches. The kernels clamp them to
+    /// the rows that there are: wrong contents give wrong numbers and never a stray access.
     ///
     /// # Safety
     /// `max` must bound every length, now and in every later launch; `total` must be their sum.
@@ -54,7 +73,7 @@ impl SeqLens {
     #[allow(unsafe_code, reason = "the caller vouches for what a device-side value cannot be checked against")]
     pub unsafe fn from_device_unchecked(lengths: Tensor, max: usize, total: usize) -> Result<SeqLens> {
         check_tensor(&lengths)?;
-        Ok(SeqLens { tensor: lengths, max, total })
+        Ok(SeqLens { tensor: lengths, order: None, max, total })
     }
 
     /// The longest sequence.
@@ -77,6 +96,11 @@ impl SeqLens {
         LengthsSpec { count: self.count(), max: self.max, total: self.total }
     }
 
+    /// The order in which sequences are worked on, if it is known.
+    pub(crate) fn order(&self) -> Option<TensorRef<'_>> {
+        self.order.as_ref().map(Tensor::view)
+    }
+
     /// The lengths on the device, i32 `[batch]`.
     pub fn view(&self) -> TensorRef<'_> {
         self.tensor.view()
@@ -92,6 +116,12 @@ pub struct LengthsSpec {
     pub max: usize,
     /// The sum of all.
     pub total: usize,
+}
+
+fn longest_first(device: &Device, lengths: &[i32]) -> Result<Tensor> {
+    let mut order: Vec<i32> = (0..lengths.len() as i32).collect();
+    order.sort_by_key(|sequence| std::cmp::Reverse(lengths[*sequence as usize]));
+    Tensor::from_slice(device, &order, [order.len()])
 }
 
 fn check_tensor(lengths: &Tensor) -> Result<()> {

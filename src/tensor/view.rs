@@ -188,7 +188,7 @@ impl<'a> TensorRef<'a> {
         Ok(match self.dtype {
             DType::F16 => self.to_vec::<f16>()?.into_iter().map(Float::to_f32).collect(),
             DType::BF16 => self.to_vec::<bf16>()?.into_iter().map(Float::to_f32).collect(),
-            DType::F32 | DType::I32 => self.to_vec::<f32>()?,
+            DType::F32 | DType::I32 | DType::U8 => self.to_vec::<f32>()?,
         })
     }
 

@@ -1,108 +1,382 @@
-//! One attempt of attention: inputs, a device's result, and the oracle's verdict.
+//! One attempt of attention: inputs, a device's results, and the oracle's verdict.
 
-use warpfold::reference::{self, Alignment, AttentionCase, compare, naive};
-use warpfold::{Attention, AttentionOutputs, DType, Device, Error, Mask, Qkv, SeqLens, Tensor};
+mod given;
+mod gradients;
+pub mod merge;
+mod numbers;
 
-use super::{Placed, Placement, upload, values};
+use warpfold::reference::compare::{self, Mismatch};
+use warpfold::reference::{self, Alignment, AttentionCase, AttentionGradients, Broadcast, DropoutCase, naive};
+use warpfold::{
+    Attention, AttentionBackwardPlan, AttentionForward, AttentionOutputs, AttentionPlan, AttentionState,
+    BackwardInputs, BackwardSpec, DType, Device, Error, LaunchPlan, Mask, Qkv, SeqLens, Tensor,
+};
+
+use given::{Given, PlacedGradients, lse_rows, place_f32, query_rows};
+pub use numbers::Numbers;
+
+use super::{Placed, Placement, mask_bytes, upload, values};
+
+/// A tensor with a place in memory of its own.
+#[derive(Clone, Copy, Debug)]
+pub enum Operand {
+    Q,
+    K,
+    V,
+    Bias,
+    Mask,
+    Output,
+    DOutput,
+    DQ,
+    DK,
+    DV,
+    DBias,
+}
+
+/// Operands that there are.
+pub const OPERANDS: usize = Operand::DBias as usize + 1;
 
 /// What one case computes, on what memory.
 #[derive(Clone, Debug)]
 pub struct Attempt {
+    /// A bias or mask without values gets some of the seed: [`drawn`].
     pub case: AttentionCase,
     pub dtype: DType,
-    pub placements: [Placement; 4],
+    /// One for each [`Operand`].
+    pub placements: [Placement; OPERANDS],
     pub seed: u64,
 }
 
-/// A device's result.
+/// A device's result, padded as the oracle's.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     pub output: Vec<f64>,
     pub lse: Vec<f64>,
 }
 
+impl Outcome {
+    fn new(case: &AttentionCase, output: &[f64], lse: &[f64]) -> Outcome {
+        Outcome {
+            output: query_rows(case).scatter(output, case.head_dim_v, 0.0),
+            lse: lse_rows(case).scatter(lse, 1, f64::NEG_INFINITY),
+        }
+    }
+}
+
+/// A bias or mask whose values an attempt draws from its seed.
+pub fn drawn<T>(shape: [usize; 4]) -> Option<Broadcast<T>> {
+    Some(Broadcast { shape, values: Vec::new() })
+}
+
+/// ALiBi slopes, exact in f32: one a head, or one a sequence and head.
+pub fn slopes(count: usize) -> Option<Vec<f64>> {
+    Some((0..count).map(|index| f64::from(0.4f32 * 0.6f32.powi(index as i32))).collect())
+}
+
+/// A sink for each query head, exact in f32, below and above the usual scores.
+pub fn sinks(heads: usize) -> Option<Vec<f64>> {
+    Some((0..heads).map(|head| [0.75, -1.5, 4.0, 0.0][head % 4]).collect())
+}
+
+/// Dropout with a key and an offset of which every word counts.
+pub fn dropout(probability: f32) -> Option<DropoutCase> {
+    Some(DropoutCase { probability: f64::from(probability), seed: 0x9e37_79b9_7f4a_7c15, offset: 0x0123_4567 })
+}
+
 impl Attempt {
     pub fn new(case: AttentionCase, dtype: DType, placement: Placement) -> Attempt {
-        Attempt { case, dtype, placements: [placement; 4], seed: 7 }
+        Attempt { case, dtype, placements: [placement; OPERANDS], seed: 7 }
     }
 
-    /// q, k and v of non-zero mean. Keys and values past a length are NaN: no result may see them.
-    pub fn inputs(&self) -> [Vec<f64>; 3] {
-        let case = &self.case;
-        let q = values(self.seed, case.q_elements(), 0.3, 1.0, self.dtype);
-        let mut k = values(self.seed + 1, case.k_elements(), 0.2, 1.0, self.dtype);
-        let mut v = values(self.seed + 2, case.v_elements(), 0.5, 1.0, self.dtype);
-        if let Some(lengths) = &case.key_lengths {
-            for (tensor, width) in [(&mut k, case.head_dim), (&mut v, case.head_dim_v)] {
-                let head = case.len_kv * width;
-                for (index, values) in tensor.chunks_mut(head.max(1)).enumerate() {
-                    values[lengths[index / case.heads_kv] * width..].fill(f64::NAN);
-                }
-            }
-        }
-        [q, k, v]
+    /// Puts one tensor elsewhere.
+    pub fn place(mut self, operand: Operand, placement: Placement) -> Attempt {
+        self.placements[operand as usize] = placement;
+        self
     }
 
+    fn placement(&self, operand: Operand) -> Placement {
+        self.placements[operand as usize]
+    }
+
+    /// The configuration of the layer.
     pub fn attention(&self) -> Attention {
-        let mut attention = Attention::new();
-        if let Some(scale) = self.case.scale {
+        let case = &self.case;
+        let mut mask = if case.causal { Mask::causal() } else { Mask::none() };
+        if case.window != (None, None) {
+            mask = mask.window(case.window.0, case.window.1);
+        }
+        if let Alignment::Offset(offset) = case.alignment {
+            mask = mask.offset(offset);
+        }
+        let mut attention = Attention::new().mask(mask.prefix(case.prefix));
+        if let Some(scale) = case.scale {
             attention = attention.scale(scale as f32);
         }
-        match self.case.causal {
-            None => attention,
-            Some(Alignment::BottomRight) => attention.mask(Mask::causal()),
-            Some(Alignment::Offset(offset)) => attention.mask(Mask::causal().offset(offset)),
+        if let Some(cap) = case.softcap {
+            attention = attention.softcap(cap as f32);
         }
+        if let Some(dropout) = case.dropout {
+            attention = attention.dropout(dropout.probability as f32);
+        }
+        attention
     }
 
-    /// Runs the case through a plan, into NaN-filled memory.
-    pub fn run(&self, device: &Device) -> Result<Outcome, Error> {
-        let AttentionCase { batch, heads_q, heads_kv, len_q, len_kv, head_dim, head_dim_v, .. } = self.case;
-        let [q, k, v] = self.inputs();
-        let place = |values: &[f64], shape: &[usize], index: usize| {
-            Placed::new(device, self.dtype, values, shape, self.placements[index])
-        };
-        let q = place(&q, &[batch, heads_q, len_q, head_dim], 0)?;
-        let k = place(&k, &[batch, heads_kv, len_kv, head_dim], 1)?;
-        let v = place(&v, &[batch, heads_kv, len_kv, head_dim_v], 2)?;
-        let mut output =
-            Placed::poisoned(device, self.dtype, &[batch, heads_q, len_q, head_dim_v], self.placements[3])?;
-        let mut lse = Placed::poisoned(device, DType::F32, &[batch, heads_q, len_q], Placement::Contiguous)?;
-        let lengths = match &self.case.key_lengths {
-            Some(lengths) => {
-                let lengths: Vec<i32> = lengths.iter().map(|length| *length as i32).collect();
-                Some(SeqLens::new(device, &lengths)?)
-            }
-            None => None,
-        };
-        let mut inputs = Qkv::new(q.view(), k.view(), v.view());
-        if let Some(lengths) = &lengths {
-            inputs = inputs.key_lengths(lengths);
+    /// The numbers of the seed, of non-zero mean.
+    pub fn numbers(&self) -> Numbers {
+        let mut case = self.case.clone();
+        if let Some(bias) = case.bias.as_mut().filter(|bias| bias.values.is_empty()) {
+            bias.values = values(self.seed + 3, bias.shape.iter().product(), 0.2, 1.0, self.dtype);
         }
-        let spec = inputs.spec().output(output.view().spec());
-        let plan = self.attention().plan(&spec, &device.target())?;
+        if let Some(mask) = case.mask.as_mut().filter(|mask| mask.values.is_empty()) {
+            let bytes = mask_bytes(self.seed + 4, mask.shape.iter().product());
+            mask.values = bytes.into_iter().map(|byte| byte != 0).collect();
+        }
+        Numbers {
+            q: values(self.seed, case.q_elements(), 0.3, 1.0, self.dtype),
+            k: values(self.seed + 1, case.k_elements(), 0.2, 1.0, self.dtype),
+            v: values(self.seed + 2, case.v_elements(), 0.5, 1.0, self.dtype),
+            d_output: values(self.seed + 5, case.rows() * case.head_dim_v, 0.1, 1.0, self.dtype),
+            d_lse: values(self.seed + 6, case.rows(), 0.1, 1.0, DType::F32),
+            case,
+        }
+        .hide()
+    }
+
+    /// Runs the forward pass through a plan, into NaN-filled memory.
+    pub fn run(&self, device: &Device) -> Result<Outcome, Error> {
+        self.run_on(device, &self.numbers())
+    }
+
+    /// Runs the forward pass on these numbers, whose case need not be the attempt's own.
+    pub fn run_on(&self, device: &Device, numbers: &Numbers) -> Result<Outcome, Error> {
+        let given = Given::upload(self, device, numbers)?;
+        let inputs = given.inputs(&numbers.case);
+        let [output, lse] = self.forward(device, &numbers.case, &inputs)?;
+        Ok(Outcome::new(&numbers.case, &output.values()?, &lse.values()?))
+    }
+
+    /// Computes output and lse.
+    fn forward(&self, device: &Device, case: &AttentionCase, inputs: &Qkv<'_>) -> Result<[Placed; 2], Error> {
+        let [mut output, mut lse] = self.poisoned_outputs(device, case)?;
+        let plan = self.plan(device, inputs, &output)?;
         let stream = device.stream();
         let mut workspace = plan.workspace(&stream)?;
         let outputs = AttentionOutputs::new(output.view_mut()).lse(lse.view_mut());
-        plan.forward_into(&stream, &inputs, outputs, &mut workspace)?;
-        Ok(Outcome { output: output.values()?, lse: lse.values()? })
+        plan.forward_into(&stream, inputs, outputs, &mut workspace)?;
+        Ok([output, lse])
+    }
+
+    fn plan(&self, device: &Device, inputs: &Qkv<'_>, output: &Placed) -> Result<AttentionPlan, Error> {
+        self.attention().plan(&inputs.spec().output(output.view().spec()), &device.target())
+    }
+
+    fn poisoned_outputs(&self, device: &Device, case: &AttentionCase) -> Result<[Placed; 2], Error> {
+        let (rows, lse) = (query_rows(case), lse_rows(case));
+        let output_shape = rows.shape(case.head_dim_v);
+        Ok([
+            Placed::poisoned(device, self.dtype, &output_shape, self.placement(Operand::Output))?,
+            Placed::poisoned(device, DType::F32, &lse.leading, Placement::Contiguous)?,
+        ])
+    }
+
+    /// Runs forward and backward pass through plans, into NaN-filled memory: the gradients follow from the device's own
+    /// output and lse.
+    pub fn run_backward(&self, device: &Device, with_d_lse: bool) -> Result<AttentionGradients, Error> {
+        self.run_backward_on(device, with_d_lse, &self.numbers())
+    }
+
+    /// As [`Attempt::run_backward`], on these numbers.
+    pub fn run_backward_on(
+        &self,
+        device: &Device,
+        with_d_lse: bool,
+        numbers: &Numbers,
+    ) -> Result<AttentionGradients, Error> {
+        let case = &numbers.case;
+        let given = Given::upload(self, device, numbers)?;
+        let inputs = given.inputs(case);
+        let [output, lse] = self.forward(device, case, &inputs)?;
+        let d_output = query_rows(case).place(self, device, Operand::DOutput, &numbers.d_output, case.head_dim_v)?;
+        let d_lse = lse_rows(case).gather(&numbers.d_lse, 1);
+        let d_lse = Placed::new(device, DType::F32, &d_lse, &lse_rows(case).leading, Placement::Contiguous)?;
+        let mut backward = BackwardInputs::new(output.view(), lse.view(), d_output.view());
+        if with_d_lse {
+            backward = backward.d_lse(d_lse.view());
+        }
+
+        let mut gradients = PlacedGradients::poisoned(self, device, case)?;
+        let plan = self.plan_backward(device, &inputs, &output, &d_output, &gradients)?;
+        let stream = device.stream();
+        let mut workspace = plan.workspace(&stream)?;
+        plan.backward_into(&stream, &inputs, &backward, gradients.outputs(), &mut workspace)?;
+        gradients.values(case)
+    }
+
+    fn plan_backward(
+        &self,
+        device: &Device,
+        inputs: &Qkv<'_>,
+        output: &Placed,
+        d_output: &Placed,
+        gradients: &PlacedGradients,
+    ) -> Result<AttentionBackwardPlan, Error> {
+        let PlacedGradients { d_q, d_k, d_v, d_bias, .. } = gradients;
+        let mut spec = BackwardSpec::new(inputs.spec().output(output.view().spec()))
+            .d_output(d_output.view().spec())
+            .gradients(d_q.view().spec(), d_k.view().spec(), d_v.view().spec());
+        if let Some(d_bias) = d_bias {
+            spec = spec.d_bias(d_bias.view().spec());
+        }
+        self.attention().plan_backward(&spec, &device.target())
+    }
+
+    /// The names of the kernels that the forward and the backward pass are planned onto; none on the CPU.
+    pub fn kernels(&self, device: &Device) -> Result<[Vec<String>; 2], Error> {
+        let numbers = self.numbers();
+        let given = Given::upload(self, device, &numbers)?;
+        let inputs = given.inputs(&numbers.case);
+        let [output, _] = self.poisoned_outputs(device, &numbers.case)?;
+        let rows = query_rows(&numbers.case);
+        let d_output = rows.place(self, device, Operand::DOutput, &numbers.d_output, self.case.head_dim_v)?;
+        let gradients = PlacedGradients::poisoned(self, device, &numbers.case)?;
+        let forward = self.plan(device, &inputs, &output)?;
+        let backward = self.plan_backward(device, &inputs, &output, &d_output, &gradients)?;
+        let names = |launches: Vec<&LaunchPlan>| launches.iter().map(|plan| plan.variant.name()).collect();
+        Ok([names(forward.launch().into_iter().collect()), names(backward.launches())])
+    }
+
+    /// Computes the keys in parts, which end at the cuts, and merges them: first by [`AttentionState::merge`] and
+    /// [`AttentionState::finish`], then at once into NaN-filled memory. Each part's keys alone are no NaN when it is
+    /// computed.
+    pub fn run_split(&self, device: &Device, cuts: &[usize]) -> Result<[Outcome; 2], Error> {
+        let numbers = self.numbers();
+        let case = &numbers.case;
+        let keys = case.key_range.clone().unwrap_or(0..case.len_kv);
+        let mut ends: Vec<usize> = cuts.iter().map(|cut| (*cut).clamp(keys.start, keys.end)).collect();
+        ends.sort_unstable();
+        ends.push(keys.end);
+        let mut start = keys.start;
+        let mut states = Vec::new();
+        for end in ends {
+            let part = AttentionCase { key_range: Some(start..end), ..case.clone() };
+            let part = Numbers { case: part, ..numbers.clone() }.hide();
+            let given = Given::upload(self, device, &part)?;
+            states.push(self.attention().partial(&given.inputs(&part.case))?);
+            start = end;
+        }
+        let states: Vec<&AttentionState> = states.iter().collect();
+        let sinks = place_f32(device, case.sinks.as_deref(), &[case.heads_q])?;
+        let sinks = sinks.as_ref().map(Placed::view);
+
+        let AttentionForward { output, lse } = AttentionState::merge(&states)?.finish(self.dtype, sinks)?;
+        let merged = Outcome::new(case, &wide(&output)?, &wide(&lse)?);
+
+        let [mut output, mut lse] = self.poisoned_outputs(device, case)?;
+        let outputs = AttentionOutputs::new(output.view_mut()).lse(lse.view_mut());
+        AttentionState::merge_into(&device.stream(), &states, sinks, outputs)?;
+        Ok([merged, Outcome::new(case, &output.values()?, &lse.values()?)])
+    }
+
+    /// Computes the keys that take part as a partial result, which is f32 and leaves sinks out.
+    pub fn run_partial(&self, device: &Device) -> Result<Outcome, Error> {
+        let numbers = self.numbers();
+        let given = Given::upload(self, device, &numbers)?;
+        let state = self.attention().partial(&given.inputs(&numbers.case))?;
+        Ok(Outcome::new(&numbers.case, &wide(state.output())?, &wide(state.natural_log())?))
     }
 
     /// Holds a result to the oracle.
-    pub fn judge(&self, outcome: &Outcome) -> Result<compare::Closeness, compare::Mismatch> {
-        let case = &self.case;
-        let [q, k, v] = self.inputs();
-        let oracle = reference::attention_forward(case, &q, &k, &v);
-        let naive = naive::attention_forward(case, self.dtype, &q, &k, &v);
-        let shape = [case.batch, case.heads_q, case.len_q, case.head_dim_v];
-        compare::check_lse("lse", &shape[..3], &outcome.lse, &oracle.lse, oracle.score_max)?;
-        compare::check("output", &shape, self.dtype, &outcome.output, &oracle.output, &naive, 2.0)
+    pub fn judge(&self, outcome: &Outcome) -> Result<(), Mismatch> {
+        self.judge_on(outcome, &self.numbers())
     }
 
-    /// Runs and judges; panics with everything that a reader needs.
-    pub fn check(&self, device: &Device, why: &str) -> compare::Closeness {
-        let outcome = self.run(device).unwrap_or_else(|error| panic!("{why} on {device}: {error}\n{self:?}"));
-        self.judge(&outcome).unwrap_or_else(|mismatch| panic!("{why} on {device}: {mismatch}\n{self:?}"))
+    /// Holds a result on these numbers to the oracle.
+    pub fn judge_on(&self, outcome: &Outcome, numbers: &Numbers) -> Result<(), Mismatch> {
+        let Numbers { case, q, k, v, .. } = numbers;
+        let oracle = reference::attention_forward(case, q, k, v);
+        let naive = naive::attention_forward(case, self.dtype, q, k, v);
+        let shape = [case.batch, case.heads_q, case.len_q, case.head_dim_v];
+        compare::check_lse("lse", &shape[..3], &outcome.lse, &oracle.lse, oracle.score_max)?;
+        let seen = numbers.seen();
+        let is_empty = |row: usize| oracle.lse[row] == f64::NEG_INFINITY || !seen.queries[row];
+        check_zeros("output", &shape, &outcome.output, |index| is_empty(index / case.head_dim_v))?;
+        let verdict = compare::check("output", &shape, self.dtype, &outcome.output, &oracle.output, &naive, 2.0);
+        // In f32 the scores are rounded to no more digits than the result has, so that large ones cost weights some.
+        let largest = oracle.output.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+        let of_scores = 2f64.powi(-22) * (1.0 + oracle.score_max) * largest;
+        let near = |(actual, oracle): (&f64, &f64)| (actual - oracle).abs() <= of_scores;
+        if self.dtype == DType::F32 && outcome.output.iter().zip(&oracle.output).all(near) {
+            return Ok(());
+        }
+        verdict.map(drop)
     }
+
+    /// Holds gradients to the oracle.
+    pub fn judge_backward(&self, with_d_lse: bool, gradients: &AttentionGradients) -> Result<(), Mismatch> {
+        self.judge_backward_on(with_d_lse, gradients, &self.numbers())
+    }
+
+    /// Holds gradients on these numbers to the oracle.
+    pub fn judge_backward_on(
+        &self,
+        with_d_lse: bool,
+        gradients: &AttentionGradients,
+        numbers: &Numbers,
+    ) -> Result<(), Mismatch> {
+        gradients::judge(numbers, self.dtype, with_d_lse, gradients)
+    }
+
+    /// Runs forward and judges; panics with everything that a reader needs.
+    pub fn check(&self, device: &Device, why: &str) {
+        let outcome = self.run(device).unwrap_or_else(|error| panic!("{why} on {device}: {error}\n{self:?}"));
+        self.judge(&outcome).unwrap_or_else(|mismatch| panic!("{why} on {device}: {mismatch}\n{self:?}"));
+    }
+
+    /// Runs forward and backward and judges the gradients; panics as [`Attempt::check`] does.
+    pub fn check_backward(&self, device: &Device, with_d_lse: bool, why: &str) {
+        let gradients = self.run_backward(device, with_d_lse);
+        let gradients = gradients.unwrap_or_else(|error| panic!("{why}, backward on {device}: {error}\n{self:?}"));
+        self.judge_backward(with_d_lse, &gradients)
+            .unwrap_or_else(|mismatch| panic!("{why}, backward on {device}: {mismatch}\n{self:?}"));
+    }
+
+    /// Runs a partial result and judges it; panics as [`Attempt::check`] does.
+    pub fn check_partial(&self, device: &Device, why: &str) {
+        assert!(self.case.sinks.is_none(), "partial results leave sinks out");
+        let outcome = self.run_partial(device);
+        let outcome = outcome.unwrap_or_else(|error| panic!("{why}, a part on {device}: {error}\n{self:?}"));
+        self.judge(&outcome).unwrap_or_else(|mismatch| panic!("{why}, a part on {device}: {mismatch}\n{self:?}"));
+    }
+
+    /// Runs the keys in parts, merges and judges; panics as [`Attempt::check`] does.
+    pub fn check_split(&self, device: &Device, cuts: &[usize], why: &str) {
+        let outcomes = self.run_split(device, cuts);
+        let outcomes = outcomes.unwrap_or_else(|error| panic!("{why}, merged on {device}: {error}\n{self:?}"));
+        for outcome in outcomes {
+            self.judge(&outcome)
+                .unwrap_or_else(|mismatch| panic!("{why}, merged on {device}: {mismatch}\n{cuts:?} {self:?}"));
+        }
+    }
+}
+
+/// Some elements must be 0, not just close to it.
+fn check_zeros(what: &str, shape: &[usize], actual: &[f64], is_zero: impl Fn(usize) -> bool) -> Result<(), Mismatch> {
+    let wrong = actual.iter().enumerate().find(|(index, value)| **value != 0.0 && is_zero(*index));
+    let Some((index, value)) = wrong else { return Ok(()) };
+    let mut rest = index;
+    let mut coordinate: Vec<usize> = shape.iter().rev().map(|size| (rest % size, rest /= size).0).collect();
+    coordinate.reverse();
+    Err(Mismatch {
+        what: what.to_string(),
+        coordinate,
+        actual: *value,
+        oracle: 0.0,
+        reason: "nothing visible belongs to it, so that it must be 0".to_string(),
+    })
+}
+
+fn wide(tensor: &Tensor) -> Result<Vec<f64>, Error> {
+    Ok(reference::from_f32(&tensor.to_vec_f32()?))
 }
 
 /// A negative length that nobody checked counts as 0.

@@ -44,13 +44,8 @@ pub fn small() -> bool {
     std::env::var("WARPFOLD_TEST_CASES").is_ok_and(|cases| cases == "small")
 }
 
-/// The element types that a device has kernels for.
-pub fn dtypes_of_attention(device: &Device) -> &'static [DType] {
-    match device == &Device::cpu() {
-        true => &[DType::F32, DType::F16, DType::BF16],
-        false => &[DType::F16, DType::BF16],
-    }
-}
+/// The float types, which every device computes.
+pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// Seeded values of non-zero mean, rounded to the element type: a normal-like spread of 1 around `mean`.
 pub fn values(seed: u64, count: usize, mean: f64, spread: f64, dtype: DType) -> Vec<f64> {
@@ -58,6 +53,12 @@ pub fn values(seed: u64, count: usize, mean: f64, spread: f64, dtype: DType) -> 
     // The sum of four uniform numbers has variance 1/3.
     let mut normal = || ((0..4).map(|_| random.f64()).sum::<f64>() - 2.0) * 3f64.sqrt();
     (0..count).map(|_| round(mean + spread * normal(), dtype)).collect()
+}
+
+/// Bytes without a pattern, for a boolean mask: about a quarter of them are 0, the others any other number.
+pub fn mask_bytes(seed: u64, count: usize) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    (0..count).map(|_| if random.u8(..) < 64 { 0 } else { random.u8(1..) }).collect()
 }
 
 /// Copies f64 values, exact in the type, to a device.
@@ -68,6 +69,7 @@ pub fn upload(device: &Device, dtype: DType, values: &[f64], shape: &[usize]) ->
         DType::BF16 => {
             Tensor::from_slice(device, &values.iter().map(|v| bf16::from_f64(*v)).collect::<Vec<_>>(), shape)
         }
+        DType::U8 => Tensor::from_slice(device, &values.iter().map(|v| *v as u8).collect::<Vec<_>>(), shape),
         other => panic!("no test data of type {other}"),
     }
 }
@@ -77,7 +79,8 @@ pub fn upload(device: &Device, dtype: DType, values: &[f64], shape: &[usize]) ->
 pub enum Placement {
     /// Row-major without gaps.
     Contiguous,
-    /// The second and the third of four dimensions exchanged in memory: `[batch, len, heads, head_dim]`.
+    /// The two dimensions before the last one exchanged in memory: `[batch, len, heads, head_dim]`, and of packed sequences
+    /// `[heads, total, head_dim]`.
     Transposed,
     /// Rows 16 elements longer than they are, so that they stay aligned.
     Padded,
@@ -98,8 +101,9 @@ impl Placement {
             Placement::Misaligned => (33, columns + 3 + columns % 2),
         };
         let mut sizes = shape.to_vec();
-        if self == Placement::Transposed && shape.len() == 4 {
-            sizes.swap(1, 2);
+        let exchanged = (self == Placement::Transposed && shape.len() > 2).then(|| (shape.len() - 3, shape.len() - 2));
+        if let Some((a, b)) = exchanged {
+            sizes.swap(a, b);
         }
         let mut strides = vec![1; sizes.len()];
         let mut stride = row;
@@ -107,15 +111,15 @@ impl Placement {
             strides[axis] = stride;
             stride *= sizes[axis].max(1);
         }
-        if self == Placement::Transposed && shape.len() == 4 {
-            strides.swap(1, 2);
+        if let Some((a, b)) = exchanged {
+            strides.swap(a, b);
         }
         let layout = Layout::strided(shape, &strides, offset).expect("test shapes are small");
         (layout, layout.end().max(offset) + 32)
     }
 }
 
-/// A tensor in NaN-filled memory.
+/// A tensor in NaN-filled memory; bytes, which have no NaN, lie among arbitrary ones.
 pub struct Placed {
     memory: Tensor,
     layout: Layout,
@@ -123,10 +127,13 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// Row-major values, placed; everything around them is NaN.
+    /// Row-major values, placed; everything around them is NaN, or noise.
     pub fn new(device: &Device, dtype: DType, values: &[f64], shape: &[usize], placement: Placement) -> Result<Placed> {
         let (layout, elements) = placement.layout(shape);
-        let mut memory = vec![f64::NAN; elements];
+        let mut memory = match dtype {
+            DType::U8 => mask_bytes(elements as u64, elements).into_iter().map(f64::from).collect(),
+            _ => vec![f64::NAN; elements],
+        };
         for (index, value) in values.iter().enumerate() {
             memory[position(&layout, index)] = *value;
         }

@@ -2,6 +2,7 @@
 //! Python 3 with pip: what is missing is downloaded into `target/`.
 
 mod bindings;
+mod budgets;
 mod bundle;
 mod demo;
 mod mutants;
@@ -33,6 +34,8 @@ enum Chore {
     Test,
     /// Seed bugs into copies of the kernels and see what catches each
     Mutants(mutants::Mutants),
+    /// Show what the kernels cost: registers, occupancy, and the work of each unit in each loop
+    Budgets(budgets::Budgets),
     /// Install the pinned CUDA compiler under target/toolkit
     Toolkit,
     /// Generate src/params.rs from kernels/lib/params.h
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Chore::Demo(demo) => demo.run(),
         Chore::Test => test::run(),
         Chore::Mutants(mutants) => mutants.run(),
+        Chore::Budgets(budgets) => budgets.run(),
         Chore::Toolkit => toolkit(),
         Chore::Bindings { check } => bindings::run(check),
         Chore::Model => demo::model().map(|folder| println!("The model is in {}", shown(&folder))),

@@ -1,0 +1,192 @@
+//! A problem of several whole tiles for each kernel, run on the emulator. tests/counters.rs holds kernels to what the
+//! report shows, so it runs the same problems.
+
+use half::{bf16, f16};
+use warpfold::emulator::{Counters, EmulatorBuilder, last_counters};
+use warpfold::variants::{Arch, Features, Operation, Tile, Variant};
+use warpfold::{
+    Attention, AttentionForward, AttentionGradients, AttentionOutputs, AttentionState, BackwardInputs, BackwardSpec,
+    DType, Device, GradientOutputs, LaunchPlan, LayerNorm, LayerNormInputs, Qkv, Softmax, Tensor,
+};
+
+/// What a kernel did.
+pub struct Run {
+    /// The problem, in words.
+    pub problem: String,
+    pub counters: Counters,
+}
+
+/// Why a kernel did not run.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Heads of every attention problem.
+const HEADS: usize = 2;
+
+/// Runs the kernel's problem. All tensors are contiguous and 16-byte aligned, all tiles whole.
+pub fn run(variant: &Variant) -> Result<Run, Failure> {
+    match (variant.operation, variant.tile) {
+        (Operation::AttentionForward, Tile::Attention { block_q, block_kv, .. }) => {
+            forward(variant, [2 * block_q as usize, 4 * block_kv as usize])
+        }
+        // Its blocks own keys and walk the queries.
+        (Operation::AttentionBackwardKeyValue, Tile::Attention { block_q, block_kv, .. }) => {
+            backward(variant, [4 * block_q as usize, 2 * block_kv as usize])
+        }
+        (_, Tile::Attention { block_q, block_kv, .. }) => {
+            backward(variant, [2 * block_q as usize, 4 * block_kv as usize])
+        }
+        (Operation::AttentionMerge, _) => merge(variant),
+        (_, Tile::WarpRows { .. }) => backward(variant, [256, 64]),
+        (_, Tile::Rows { .. }) => rows(variant),
+    }
+}
+
+/// An A100. The order of blocks changes no count.
+fn builder() -> EmulatorBuilder {
+    EmulatorBuilder::new(Arch::Sm80).threads(1)
+}
+
+/// Values from -1 to 1 without a pattern that an address could have.
+pub fn tensor(device: &Device, dtype: DType, shape: &[usize]) -> Result<Tensor, warpfold::Error> {
+    let count = shape.iter().product::<usize>() as u32;
+    let values = (0..count).map(|index| (index.wrapping_mul(0x9e37_79b9) >> 16) as f32 / 32768.0 - 1.0);
+    match dtype {
+        DType::F16 => Tensor::from_slice(device, &values.map(f16::from_f32).collect::<Vec<_>>(), shape),
+        DType::BF16 => Tensor::from_slice(device, &values.map(bf16::from_f32).collect::<Vec<_>>(), shape),
+        _ => Tensor::from_slice(device, &values.collect::<Vec<_>>(), shape),
+    }
+}
+
+/// The head dims of an attention kernel's problem.
+fn head_dims(variant: &Variant) -> [usize; 2] {
+    match variant.tile {
+        Tile::Attention { head_dim, head_dim_v, .. } => [head_dim as usize, head_dim_v as usize],
+        _ => [64, 128],
+    }
+}
+
+/// Fails where a problem was planned onto other kernels.
+fn check(variant: &Variant, launches: &[&LaunchPlan]) -> Result<(), Failure> {
+    if launches.iter().any(|launch| launch.variant == variant) {
+        return Ok(());
+    }
+    let planned: Vec<String> = launches.iter().map(|launch| launch.variant.name()).collect();
+    Err(format!("the problem is planned onto {}", planned.join(", ")).into())
+}
+
+fn counted(device: &Device, problem: String) -> Result<Run, Failure> {
+    let counters = last_counters(device).ok_or("the emulator counted nothing")?;
+    Ok(Run { problem, counters })
+}
+
+fn forward(variant: &Variant, [len_q, len_kv]: [usize; 2]) -> Result<Run, Failure> {
+    let device = builder().build()?;
+    let [head_dim, head_dim_v] = head_dims(variant);
+    let q = tensor(&device, variant.dtype, &[1, HEADS, len_q, head_dim])?;
+    let k = tensor(&device, variant.dtype, &[1, HEADS, len_kv, head_dim])?;
+    let v = tensor(&device, variant.dtype, &[1, HEADS, len_kv, head_dim_v])?;
+    let inputs = Qkv::new(&q, &k, &v);
+    let mut problem = format!("{HEADS} heads, {len_q} queries, {len_kv} keys");
+    let mut attention = Attention::new();
+    let is_general = matches!(variant.tile, Tile::Attention { features: Features::General, .. });
+    // Without an option, a plain kernel would take the problem.
+    if is_general && variant.dtype != DType::F32 {
+        attention = attention.softcap(30.0);
+        problem += ", softcap";
+    }
+    let plan = attention.plan(&inputs.spec(), &device.target())?;
+    check(variant, plan.launch().as_slice())?;
+    attention.forward(&inputs)?;
+    counted(&device, problem)
+}
+
+/// The backward pass as far as the wanted kernel: the last one that ran is the one that is counted.
+fn backward(variant: &Variant, [len_q, len_kv]: [usize; 2]) -> Result<Run, Failure> {
+    let operation = variant.operation;
+    let device = builder().build()?;
+    let [head_dim, head_dim_v] = head_dims(variant);
+    let q = tensor(&device, variant.dtype, &[1, HEADS, len_q, head_dim])?;
+    let k = tensor(&device, variant.dtype, &[1, HEADS, len_kv, head_dim])?;
+    let v = tensor(&device, variant.dtype, &[1, HEADS, len_kv, head_dim_v])?;
+    let d_output = tensor(&device, variant.dtype, &[1, HEADS, len_q, head_dim_v])?;
+    let bias = tensor(&device, variant.dtype, &[1, 1, len_q, len_kv])?;
+    let sinks = tensor(&device, DType::F32, &[HEADS])?;
+    let mut inputs = Qkv::new(&q, &k, &v);
+    let mut problem = format!("{HEADS} heads, {len_q} queries, {len_kv} keys");
+    match operation {
+        Operation::AttentionBackwardBias => {
+            inputs = inputs.bias(&bias);
+            problem += ", a bias for all heads";
+        }
+        Operation::AttentionBackwardSinks => {
+            inputs = inputs.sinks(&sinks);
+            problem += ", sinks";
+        }
+        _ => {}
+    }
+    let attention = Attention::new();
+    let AttentionForward { output, lse } = attention.forward(&inputs)?;
+    let spec = BackwardSpec::new(inputs.spec().output(output.view().spec())).d_output(d_output.view().spec());
+    let plan = attention.plan_backward(&spec, &device.target())?;
+    check(variant, &plan.launches())?;
+    let mut gradients = AttentionGradients::allocate(&plan, &device)?;
+    // What is left out is not computed, and delta always is.
+    let outputs = match operation {
+        Operation::AttentionDelta => GradientOutputs::default(),
+        Operation::AttentionBackwardBias => {
+            GradientOutputs::default().d_bias(gradients.d_bias.as_mut().ok_or("the plan has no d_bias")?)
+        }
+        Operation::AttentionBackwardSinks => {
+            GradientOutputs::default().d_sinks(gradients.d_sinks.as_mut().ok_or("the plan has no d_sinks")?)
+        }
+        Operation::AttentionBackwardKeyValue => {
+            GradientOutputs::default().d_k(&mut gradients.d_k).d_v(&mut gradients.d_v)
+        }
+        _ => GradientOutputs::default().d_q(&mut gradients.d_q),
+    };
+    let stream = device.stream();
+    let mut workspace = plan.workspace(&stream)?;
+    let backward = BackwardInputs::new(&output, &lse, &d_output);
+    plan.backward_into(&stream, &inputs, &backward, outputs, &mut workspace)?;
+    counted(&device, problem)
+}
+
+fn merge(variant: &Variant) -> Result<Run, Failure> {
+    let device = builder().build()?;
+    let (parts, len) = (3, 256);
+    let [_, head_dim_v] = head_dims(variant);
+    let mut states = Vec::new();
+    for _ in 0..parts {
+        let output = tensor(&device, DType::F32, &[1, HEADS, len, head_dim_v])?;
+        let lse = tensor(&device, DType::F32, &[1, HEADS, len])?;
+        states.push(AttentionState::from_natural_log(AttentionForward { output, lse })?);
+    }
+    let states: Vec<&AttentionState> = states.iter().collect();
+    // The kernel follows from the output's type; no plan names it.
+    let mut output = Tensor::zeros(&device, variant.dtype, [1, HEADS, len, head_dim_v])?;
+    let mut lse = Tensor::zeros(&device, DType::F32, [1, HEADS, len])?;
+    let outputs = AttentionOutputs::new(&mut output).lse(&mut lse);
+    AttentionState::merge_into(&device.stream(), &states, None, outputs)?;
+    counted(&device, format!("{parts} parts, {HEADS} heads, {len} queries"))
+}
+
+/// Rows that start on 16-byte boundaries, as long as the kernel takes them.
+fn rows(variant: &Variant) -> Result<Run, Failure> {
+    let device = builder().build()?;
+    let columns = variant.columns_max().map_or(40_000, |columns| columns as usize);
+    let x = tensor(&device, variant.dtype, &[8, columns])?;
+    match variant.operation {
+        Operation::SoftmaxForward => {
+            let plan = Softmax::new().plan(&x.view().spec(), None, &device.target())?;
+            check(variant, plan.launch().as_slice())?;
+            Softmax::new().forward(&x)?;
+        }
+        _ => {
+            let inputs = LayerNormInputs::new(&x);
+            let plan = LayerNorm::new().plan(&inputs.spec(), &device.target())?;
+            check(variant, plan.launch().as_slice())?;
+            LayerNorm::new().forward(&inputs)?;
+        }
+    }
+    counted(&device, format!("8 rows of {columns}"))
+}
