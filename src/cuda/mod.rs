@@ -24,8 +24,8 @@ use crate::target::{ComputeCapability, GpuTarget};
 use crate::tensor::{Data, DataMut, TensorMut, TensorRef};
 use modules::Modules;
 
-/// The most tensors that a kernel's parameter struct names.
-const OPERANDS_MAX: usize = 16;
+/// The most tensors that a kernel's parameter struct names: the parts of a merge, their lses, sinks and two results.
+const OPERANDS_MAX: usize = 2 * crate::attention::Merge::PARTS_MAX + 3;
 
 /// A GPU with the stream that its work is ordered on.
 pub(crate) struct CudaDevice {
