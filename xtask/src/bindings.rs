@@ -84,7 +84,7 @@ fn documented(text: &str) -> Result<String> {
                 if indent.is_empty() && !lines.is_empty() {
                     lines.push(String::new());
                 }
-                lines.extend(doc.lines().map(|doc_line| format!("{indent}/// {doc_line}")));
+                lines.extend(doc.lines().map(|doc_line| format!("{indent}/// {doc_line}").trim_end().to_string()));
             }
             None => lines.push(line.to_string()),
         }
