@@ -77,12 +77,12 @@ __device__ __forceinline__ void add_tile(float (&sum)[KEY_TILES][4], SharedTiles
   copy_rows<TileOut, BLOCK_Q, THREADS, Element>(shared.d_out, 0, num_queries, shape.head_dim_v, aligned, [&](int i) {
     return row(params.d_out, params.d_out_strides, head, sequence.first_query + first_query + i);
   });
-  copy_rows<TileK, BLOCK_KV, THREADS, Element>(shared.k, band.begin - first_key, num_keys, shape.head_dim, aligned, [&](int j) {
-    return row(params.k, shape.k_strides, kv_head, sequence.first_key + first_key + j);
-  });
-  copy_rows<TileV, BLOCK_KV, THREADS, Element>(shared.v, band.begin - first_key, num_keys, shape.head_dim_v, aligned, [&](int j) {
-    return row(params.v, shape.v_strides, kv_head, sequence.first_key + first_key + j);
-  });
+  copy_rows<TileK, BLOCK_KV, THREADS, Element>(
+      shared.k, band.begin - first_key, num_keys, shape.head_dim, aligned,
+      [&](int j) { return row(params.k, shape.k_strides, kv_head, sequence.first_key + first_key + j); });
+  copy_rows<TileV, BLOCK_KV, THREADS, Element>(
+      shared.v, band.begin - first_key, num_keys, shape.head_dim_v, aligned,
+      [&](int j) { return row(params.v, shape.v_strides, kv_head, sequence.first_key + first_key + j); });
   ptx::cp_async_commit();
   // This thread's copies have landed, after the barrier everybody's.
   ptx::cp_async_wait<0>();

@@ -8,9 +8,10 @@
 // Shapes   k and d_k [batch, heads_kv, len_kv, head_dim], v and d_v [batch, heads_kv, len_kv, head_dim_v]; q and d_out of
 //          heads_q heads; lse and delta f32 [batch, heads_q, len_q].
 // Grid     linear, blocks of 32 * WARPS threads, in the order of lib/place.cuh. A block owns BLOCK_KV keys of a key head, a
-//          warp 16 of them and all columns of the results, or half of the columns where their accumulators would not fit the
-//          registers (two warps then compute the same scores), and walks the query heads of the group, and of each the queries that see its keys, in tiles of
-//          BLOCK_Q from query 0 on: in one fixed order, so that two runs give the same bits.
+//          warp 16 of them and all columns of the results, or half of the columns where their accumulators would not
+//          fit the registers (two warps then compute the same scores). It walks the query heads of the group, and of each
+//          the queries that see its keys, in tiles of BLOCK_Q from query 0 on: in one fixed order, so that two runs give
+//          the same bits.
 // Shared   one tile each of K, V, Q and dO, swizzled; each query's base and delta; what the block works out once. At the end
 //          K's and V's tiles stage the results.
 // Order    everything is transposed: keys are rows. The accumulators of S^T and dS^T are operand A of the next product as they

@@ -1,12 +1,23 @@
 //! All mutants, one file each for the file of `kernels/` that they change.
 
+mod attention_backward_bias_sm80;
+mod attention_backward_key_value_sm80;
+mod attention_backward_query_sm80;
+mod attention_backward_sinks;
+mod attention_delta;
 mod attention_forward_sm80;
+mod attention_merge;
+mod backward;
 mod layer_norm;
 mod mask;
 mod online_softmax;
 mod pack;
+mod philox;
+mod place;
+mod product;
 mod reduce;
 mod row;
+mod score;
 mod softmax;
 mod tile;
 
@@ -16,8 +27,30 @@ use crate::mutant::Mutant;
 const D64: &[&str] = &["attention_forward_sm80_f16_d64_plain"];
 /// Rows of 192 bytes; Q is read again for every tile of keys, and some threads copy nothing.
 const D96: &[&str] = &["attention_forward_sm80_bf16_d96_plain"];
-/// Rows of any alignment, moved element by element.
+/// Every option, rows of any alignment.
 const GENERAL: &[&str] = &["attention_forward_sm80_f16_d64_general"];
+/// The same without tensor cores.
+const FLOAT: &[&str] = &["attention_forward_sm80_f32_d64_general"];
+/// The gradient of q.
+const QUERY: &[&str] = &["attention_backward_query_sm80_f16_d64_general"];
+/// The same without tensor cores.
+const QUERY_FLOAT: &[&str] = &["attention_backward_query_sm80_f32_d64_general"];
+/// The gradients of k and v.
+const KEY_VALUE: &[&str] = &["attention_backward_key_value_sm80_f16_d64_general"];
+/// The same without tensor cores.
+const KEY_VALUE_FLOAT: &[&str] = &["attention_backward_key_value_sm80_f32_d64_general"];
+/// Two warps share 16 keys.
+const KEY_VALUE_WIDE: &[&str] = &["attention_backward_key_value_sm80_f16_d256_general"];
+/// The gradient of the bias.
+const BIAS: &[&str] = &["attention_backward_bias_sm80_f16_d128_general"];
+/// The same without tensor cores.
+const BIAS_FLOAT: &[&str] = &["attention_backward_bias_sm80_f32_d64_general"];
+/// What the gradients of a row have in common.
+const DELTA: &[&str] = &["attention_delta_sm80_f16"];
+/// Partial results.
+const MERGE: &[&str] = &["attention_merge_sm80_f16"];
+/// The gradient of the sinks.
+const SINKS: &[&str] = &["attention_backward_sinks_sm80_f32"];
 
 /// Four rows a block, a warp each.
 const SOFTMAX_WARP: &[&str] = &["softmax_forward_sm80_f16_t32_v4"];
@@ -50,9 +83,20 @@ const UNWRITTEN: &str = "uninitialized memory";
 pub fn mutants() -> Vec<Mutant> {
     [
         attention_forward_sm80::mutants(),
-        tile::mutants(),
-        mask::mutants(),
         online_softmax::mutants(),
+        mask::mutants(),
+        score::mutants(),
+        philox::mutants(),
+        product::mutants(),
+        tile::mutants(),
+        place::mutants(),
+        attention_merge::mutants(),
+        attention_delta::mutants(),
+        attention_backward_query_sm80::mutants(),
+        attention_backward_key_value_sm80::mutants(),
+        attention_backward_bias_sm80::mutants(),
+        attention_backward_sinks::mutants(),
+        backward::mutants(),
         pack::mutants(),
         reduce::mutants(),
         row::mutants(),

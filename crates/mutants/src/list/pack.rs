@@ -1,6 +1,6 @@
 //! kernels/lib/pack.cuh.
 
-use super::{NORM_WARP, SOFTMAX_STREAM, SOFTMAX_WARP};
+use super::{FLOAT, NORM_WARP, SOFTMAX_STREAM, SOFTMAX_WARP};
 use crate::mutant::Mutant;
 
 const FILE: &str = "lib/pack.cuh";
@@ -21,6 +21,11 @@ pub fn mutants() -> Vec<Mutant> {
             FILE,
             "inline constexpr int VECTOR = 16 /",
             "inline constexpr int VECTOR = 8 /",
+        ),
+        Mutant::new("f32-pair-exchanged", "two neighbouring f32 results change places", FLOAT).edit(
+            FILE,
+            "make_float2(low, high)",
+            "make_float2(high, low)",
         ),
     ]
 }
