@@ -92,6 +92,11 @@ fn attention(new: New<'_>, dtype: DType, features: Features) -> Vec<Case> {
         ("no mask, one key over several tiles", Placement::Padded, new(1, 2, 129, 193)),
         ("scores far apart", Placement::Contiguous, AttentionCase { scale: Some(4.0), ..new(1, 1, 20, 70) }),
         (
+            "maxima that grow over many tiles by more than f16 holds",
+            Placement::Contiguous,
+            AttentionCase { scale: Some(16.0), ..new(1, 1, 100, 600) },
+        ),
+        (
             "scores far below zero, of rows whose first key comes late",
             Placement::Contiguous,
             AttentionCase { scale: Some(30.0), window: (Some(0), Some(0)), ..new(1, 1, 20, 140) },

@@ -63,20 +63,20 @@ pub fn mutants() -> Vec<Mutant> {
             "if (key_lengths != nullptr) sequence.key_length",
             "if (false) sequence.key_length",
         ),
-        Mutant::new("d-bias-key-head-is-query-head", "the key head is taken from the query head's number", BIAS).edit(
-            FILE,
-            "head / shape.heads_per_kv;",
-            "head;",
-        ),
+        Mutant::new("d-bias-key-head-is-query-head", "the key head is taken from the query head's number", BIAS)
+            .edit(FILE, "head / shape.heads_per_kv;", "head;")
+            .counters(),
         Mutant::new("d-bias-rows-unbounded", "as many rows are stored as the tile has", BIAS)
             .edit(FILE, "query < static_cast<int>(params.bias_queries) && key", "key")
             .hazard(&[BOUNDS, GLOBAL_RACE]),
         Mutant::new("d-bias-keys-unbounded", "as many keys are stored as the tile has", BIAS)
             .edit(FILE, "(params.bias_queries) && key < params.bias_keys)", "(params.bias_queries))")
             .hazard(&[BOUNDS, GLOBAL_RACE]),
-        Mutant::new("d-bias-row-unbounded", "as many keys are stored of a bias of one row", BIAS)
-            .edit(FILE, "threadIdx.x < BLOCK_KV && key < params.bias_keys", "threadIdx.x < BLOCK_KV")
-            .hazard(&[BOUNDS, GLOBAL_RACE]),
+        Mutant::new("d-bias-row-unbounded", "as many keys are stored of a bias of one row", BIAS).edit(
+            FILE,
+            "threadIdx.x < BLOCK_KV && key < params.bias_keys",
+            "threadIdx.x < BLOCK_KV",
+        ),
         Mutant::new("d-bias-rows-of-half-a-warp", "half of a warp's rows are left out of its sum", BIAS).edit(
             FILE,
             "distance < 32; distance *= 2) column",
@@ -107,7 +107,8 @@ pub fn mutants() -> Vec<Mutant> {
         ),
         Mutant::new("d-bias-block-exchanged", "key tile and query tile of a block change places", BIAS_FLOAT)
             .edit(FILE, "tile % key_blocks * BLOCK_KV", "tile / key_blocks * BLOCK_KV")
-            .edit(FILE, "tile / key_blocks * BLOCK_Q", "tile % key_blocks * BLOCK_Q"),
+            .edit(FILE, "tile / key_blocks * BLOCK_Q", "tile % key_blocks * BLOCK_Q")
+            .hazard(&["global memory race"]),
         Mutant::new("d-bias-nothing-skipped", "tiles in which nothing is visible are computed too", BIAS)
             .edit(
                 FILE,

@@ -42,8 +42,6 @@ Mutant::new("d-v-dropout-of-even-queries", "odd queries are dropped with the eve
 .edit(FILE, "keep >> (4 * tile + 2 * half + 1) & 1", "keep >> (4 * tile + 2 * half) & 1"),
 Mutant::new("d-k-dropout-unscaled", "the gradient of kept weights is not scaled up", KEY_VALUE)
 .edit(FILE, "dp_frag[0][tile][i] * kept_scale : 0.0f", "dp_frag[0][tile][i] : 0.0f"),
-Mutant::new("d-k-dropout-of-query-0", "every tile of queries is dropped like the first one", KEY_VALUE)
-.edit(FILE, "keep_columns(first_key, first_query + 8 * tile,", "keep_columns(first_key, 8 * tile,"),
 Mutant::new("d-k-dropout-of-sequence-0", "every sequence is dropped like the first one", KEY_VALUE)
 .edit(FILE, "place.sequence * shape.heads_q + head;", "head;"),
 Mutant::new("d-k-base-of-even-queries", "odd queries have the base of even ones", KEY_VALUE)
@@ -60,7 +58,7 @@ Mutant::new("d-k-weights-of-missing-queries", "queries that do not exist have we
 Mutant::new("d-k-keys-of-warp-0", "every warp masks as if its keys were those of warp 0", KEY_VALUE)
 .edit(FILE, "const int first_key = place.first_row + warp_row;", "const int first_key = place.first_row;"),
 Mutant::new("d-k-keys-past-the-end", "keys past those that take part are copied", KEY_VALUE)
-.edit(FILE, "const int num_keys = block.band.end - place.first_row;", "const int num_keys = BLOCK_KV;"),
+.edit(FILE, "const int num_keys = block.band.end - place.first_row;", "const int num_keys = BLOCK_KV;").hazard(&["out of bounds"]),
 Mutant::new("d-k-keys-before-the-range", "keys before those that take part are copied", KEY_VALUE)
 .edit(FILE, "const int first = block.band.begin - place.first_row;", "const int first = 0;")
 .equivalent("keys are rows here: what they hold goes into their own scores and gradients only, and those are hidden by selections"),
@@ -69,7 +67,7 @@ Mutant::new("d-k-values-as-keys", "the gradient of the weights is that of the ke
 Mutant::new("d-k-strides-of-q-for-d-out", "the output's gradient is walked with q's strides", KEY_VALUE)
 .edit(FILE, "place.query(params.d_out, params.d_out_strides,", "place.query(params.d_out, shape.q_strides,"),
 Mutant::new("d-v-strides-of-d-k", "the gradient of v is walked with the one of k's strides", KEY_VALUE)
-.edit(FILE, "place.key(params.d_v, params.d_v_strides, row)", "place.key(params.d_v, params.d_k_strides, row)"),
+.edit(FILE, "place.key(params.d_v, params.d_v_strides, row)", "place.key(params.d_v, params.d_k_strides, row)").hazard(&["global memory race"]),
 Mutant::new("d-k-rows-of-every-warp", "both warps of 16 keys have 16 of their own", KEY_VALUE_WIDE)
 .edit(FILE, "threadIdx.x / 32 / COLUMN_PARTS * 16", "threadIdx.x / 32 * 16")
 .hazard(&[RACE, BOUNDS, ASYNC]),

@@ -118,19 +118,11 @@ pub fn mutants() -> Vec<Mutant> {
             "derivative[key_tile][i] = 1.0f;",
             "derivative[key_tile][i] = 0.0f;",
         ),
-        Mutant::new("d-q-strides-of-q", "the gradient of q is walked with q's strides", QUERY).edit(
-            FILE,
-            "params.d_q, params.d_q_strides",
-            "params.d_q, shape.q_strides",
-        ),
         Mutant::new("d-q-f32-rows", "f32 rounds the score gradients to the upper halves of their bits", QUERY_FLOAT)
             .edit(
                 FILE,
                 "ds[0].set(key_tile, 1, gradient[2], gradient[3]);",
                 "ds[0].set(key_tile, 1, __bfloat162float(__float2bfloat16_rn(gradient[2])), gradient[3]);",
             ),
-        Mutant::new("d-q-gap-walked", "tiles between the prefix and the window are masked instead of left out", QUERY)
-            .edit(FILE, "block.tiles.after(tile);", "tile + 1;")
-            .counters(),
     ]
 }

@@ -23,8 +23,6 @@ pub fn mutants() -> Vec<Mutant> {
             "d < params.head_dim_v; d += 32",
             "d < (params.head_dim_v + 31) / 32 * 32; d += 32",
         ),
-        Mutant::new("delta-strides-of-the-output", "the output's gradient is walked with the output's strides", DELTA)
-            .edit(FILE, "params.d_out, params.d_out_strides", "params.d_out, params.out_strides"),
         Mutant::new("delta-of-head-0", "all heads write the first one's delta", DELTA)
             .edit(FILE, "head * params.lse_head + query", "query")
             .hazard(&[GLOBAL_RACE]),

@@ -182,12 +182,6 @@ fn arithmetic() -> Vec<Mutant> {
             .edit(FILE, "float o_frag[ROW_TILES][VALUE_TILES][4] = {};", "float o_frag[ROW_TILES][VALUE_TILES][4];")
             .hazard(&[UNDEFINED]),
         Mutant::new(
-            "base-not-subtracted",
-            "the general kernel's scores are not taken relative to the row's base",
-            GENERAL,
-        )
-        .edit(FILE, "s_frag[0][key_tile][i] += warp.softmax.shift[0][i];", ""),
-        Mutant::new(
             "masked-tiles-exchanged",
             "tiles that are hidden in part are taken for fully visible, and the other way round",
             GENERAL,
@@ -248,11 +242,6 @@ fn arithmetic() -> Vec<Mutant> {
             FILE,
             "params.v, shape.v_strides), shape.v_strides.row",
             "params.v, shape.v_strides), shape.k_strides.row",
-        ),
-        Mutant::new("head-stride-of-k-for-v", "the heads of V are looked for at K's strides", D64).edit(
-            FILE,
-            "place.keys(shape, params.v, shape.v_strides)",
-            "place.keys(shape, params.v, shape.k_strides)",
         ),
         Mutant::new("strides-of-q-for-output", "the output is walked with Q's strides", D64)
             .edit(

@@ -35,11 +35,6 @@ fn band() -> Vec<Mutant> {
             D64,
         )
         .edit(FILE, "shape.bottom_right != 0 ? len_kv - len_q", "shape.bottom_right != 0 ? 0"),
-        Mutant::new("band-below-the-prefix", "a window may begin before the keys that take part", D64).edit(
-            FILE,
-            "return min(max(key, prefix), end);",
-            "return min(key, end);",
-        ),
         Mutant::new("band-past-the-end", "a window may end after the keys that take part", D64).edit(
             FILE,
             "return min(max(key, prefix), end);",
@@ -70,11 +65,9 @@ fn band() -> Vec<Mutant> {
             "min(max(shape.prefix, begin), end)",
             "min(max(shape.prefix - 1, begin), end)",
         ),
-        Mutant::new("prefix-past-the-end", "the prefix may end after the keys that take part", GENERAL).edit(
-            FILE,
-            "min(max(shape.prefix, begin), end)",
-            "max(shape.prefix, begin)",
-        ),
+        Mutant::new("prefix-past-the-end", "the prefix may end after the keys that take part", GENERAL)
+            .edit(FILE, "min(max(shape.prefix, begin), end)", "max(shape.prefix, begin)")
+            .counters(),
         Mutant::new("prefix-inclusive", "the key after the prefix is seen", GENERAL).edit(
             FILE,
             "(key >= begin && key < prefix)",
@@ -112,12 +105,6 @@ fn tiles() -> Vec<Mutant> {
                 "full_end = band.last(first_query) / BLOCK_KV;",
                 "full_end = band.last(last_query) / BLOCK_KV;",
             ),
-        Mutant::new(
-            "full-tiles-of-first-start",
-            "tiles that only the block's first row sees in full are not masked",
-            D64,
-        )
-        .edit(FILE, ": band.first(last_query);", ": band.first(first_query);"),
         Mutant::new("first-tile-dropped", "the first tile is left out where the window begins inside of it", D64).edit(
             FILE,
             "start = window_start / BLOCK_KV;",
@@ -131,9 +118,6 @@ fn tiles() -> Vec<Mutant> {
             .counters(),
         Mutant::new("tiles-of-the-next-row", "a block walks the keys that the next block's first row sees", D64)
             .edit(FILE, "max(band.last(last_query), window_start)", "max(band.last(last_query + 1), window_start)")
-            .counters(),
-        Mutant::new("tile-of-an-empty-window", "a tile is walked where no key is seen", D64)
-            .edit(FILE, "window_end > window_start ?", "true ?")
             .counters(),
         Mutant::new("window-end-unordered", "the window's end is not kept from lying before its start", D64)
             .edit(FILE, "max(band.last(last_query), window_start)", "band.last(last_query)")
@@ -172,12 +156,6 @@ fn queries() -> Vec<Mutant> {
             KEY_VALUE,
         )
         .edit(FILE, "max(to + band.left - band.offset, 0)", "max(from + band.left - band.offset, 0)"),
-        Mutant::new(
-            "queries-before-a-prefix",
-            "queries that see a key through the prefix only are left out",
-            KEY_VALUE,
-        )
-        .edit(FILE, "is_unbounded_left = from < band.prefix || ", "is_unbounded_left = "),
         Mutant::new("queries-of-no-keys", "queries are walked for keys that take no part", KEY_VALUE)
             .edit(FILE, "if (from >= to) end = start;", "")
             .equivalent(

@@ -26,8 +26,6 @@ Mutant::new("bound-too-high", "weights may add up to more than f16 holds", D64)
 .edit(FILE, "TILE_SUM_MAX = 256.0f", "TILE_SUM_MAX = 1e9f"),
 Mutant::new("first-base-never-set", "the first scores are taken relative to 0", D64)
 .edit(FILE, "settled[t] && fmaxf", "fmaxf"),
-Mutant::new("settled-too-early", "rows without a key so far do not have their first one looked at", D64)
-.edit(FILE, "settled[t] = settled[t] && shift[t][2 * half] != 0.0f;", ""),
 Mutant::new("base-of-empty-row", "a row without a visible key so far computes -inf - (-inf)", D64)
 .edit(FILE, " && tile_max > -CUDART_INF_F;", ";")
 .fast(),

@@ -69,12 +69,6 @@ pub fn mutants() -> Vec<Mutant> {
             "half ? query[1] : query[0]",
             "query[0]",
         ),
-        Mutant::new(
-            "random-head-of-the-upper-row",
-            "the lower row's numbers are drawn for the upper row's head",
-            GENERAL,
-        )
-        .edit(FILE, "half ? sequence_head[1] : sequence_head[0]", "sequence_head[0]"),
         Mutant::new("random-words-not-moved", "odd lanes take the words of even ones", GENERAL).edit(
             FILE,
             "lane & ~1) >> lane % 2 * 2",

@@ -44,8 +44,7 @@ fn rows() -> Vec<Mutant> {
             "all rows of a tile that several heads share belong to the first one",
             D64,
         )
-        .edit(FILE, "first_head + (first_row + row) % shape.packed_heads;", "first_head;")
-        .hazard(&[GLOBAL_RACE]),
+        .edit(FILE, "first_head + (first_row + row) % shape.packed_heads;", "first_head;"),
         Mutant::new(
             "query-of-packed-rows",
             "a row of a tile that several heads share takes its head's number for its query's",
@@ -83,35 +82,28 @@ fn rows() -> Vec<Mutant> {
         Mutant::new("length-always-read", "key lengths are read where there are none", D64)
             .edit_nth(1, FILE, "key_length = params.key_lengths == 0", "key_length = false")
             .hazard(&[BOUNDS]),
-        Mutant::new("length-below-zero", "a negative length is taken as it is", D64).edit(
-            FILE,
-            "min(max(lengths[idx], 0), limit)",
-            "min(lengths[idx], limit)",
-        ),
     ]
 }
 
 fn packed() -> Vec<Mutant> {
     vec![
 Mutant::new("scan-of-16-sequences", "the blocks of 16 sequences are added up, not those of 32", D64)
-.edit(FILE, "distance < 32; distance *= 2", "distance < 16; distance *= 2")
-.hazard(&[GLOBAL_RACE, BOUNDS]),
+.edit(FILE, "distance < 32; distance *= 2", "distance < 16; distance *= 2"),
 Mutant::new("scan-with-its-own", "the lanes that have no lane before them add themselves", D64)
-.edit(FILE, "if (lane >= distance) up_to += other;", "up_to += other;")
-.hazard(&[GLOBAL_RACE, BOUNDS]),
+.edit(FILE, "if (lane >= distance) up_to += other;", "up_to += other;"),
 Mutant::new("blocks-before-lost", "the blocks of the first 32 sequences are forgotten", D64)
 .edit(FILE, "before += __shfl_sync(0xffffffff, up_to, 31);", ""),
 Mutant::new("owner-one-late", "the last block of a sequence is taken for the next one's", D64)
 .edit(FILE, "block < before + up_to);", "block + 1 < before + up_to);"),
 Mutant::new("block-of-the-first-sequence", "a block counts from the first sequence's blocks on", D64)
-.edit(FILE, "block - before - __shfl_sync(0xffffffff, up_to - num_blocks, owner);", "block - before;"),
+.edit(FILE, "block - before - __shfl_sync(0xffffffff, up_to - num_blocks, owner);", "block - before;").hazard(&["out of bounds"]),
 Mutant::new("starts-of-32-sequences", "only the first 32 lengths are added up to where a sequence begins", D64)
 .edit(FILE, "idx < sequence.idx; idx += 32)", "idx < sequence.idx; idx += 4096)")
 .hazard(&[GLOBAL_RACE]),
 Mutant::new("starts-of-one-lane", "where a sequence begins is added up by each lane for itself", D64)
-.edit(FILE, "min(warp_sum(first_query), shape.len_q)", "min(first_query, shape.len_q)"),
+.edit(FILE, "min(warp_sum(first_query), shape.len_q)", "min(first_query, shape.len_q)").hazard(&["global memory race"]),
 Mutant::new("starts-of-16-lanes", "where a sequence begins is added up over 16 lanes", D64)
-.edit(FILE, "int distance = 16; distance > 0", "int distance = 8; distance > 0"),
+.edit(FILE, "int distance = 16; distance > 0", "int distance = 8; distance > 0").hazard(&["global memory race"]),
 Mutant::new("starts-of-keys-from-queries", "the keys of a sequence begin where its queries do", D64)
 .edit(FILE, "first_key += checked_length(len_kv,", "first_key += checked_length(len_q,"),
 Mutant::new("keys-of-sequence-0", "all sequences walk the first one's keys", D64)
@@ -134,11 +126,9 @@ fn keys() -> Vec<Mutant> {
             .hazard(&[BOUNDS, GLOBAL_RACE]),
         Mutant::new("key-blocks-of-queries", "the blocks of packed sequences are counted by their queries", KEY_VALUE)
             .edit(FILE, "find_sequence<BLOCK_KV, true>", "find_sequence<BLOCK_KV, false>"),
-        Mutant::new("key-rows-of-sequence-0", "the keys of all packed sequences are the first one's", KEY_VALUE).edit(
-            FILE,
-            "kv_head, first_key + first_row + row);",
-            "kv_head, first_row + row);",
-        ),
+        Mutant::new("key-rows-of-sequence-0", "the keys of all packed sequences are the first one's", KEY_VALUE)
+            .edit(FILE, "kv_head, first_key + first_row + row);", "kv_head, first_row + row);")
+            .hazard(&["global memory race"]),
         Mutant::new("queries-of-sequence-0", "the queries of all packed sequences are the first one's", KEY_VALUE)
             .edit(FILE, "tensor_batch, head, first_query + query);", "tensor_batch, head, query);"),
         Mutant::new("numbers-of-head-0", "the log-sum-exps of all heads are the first one's", KEY_VALUE).edit(

@@ -1,6 +1,6 @@
 //! kernels/lib/score.cuh.
 
-use super::{BOUNDS, FLOAT, GENERAL, KEY_VALUE, QUERY};
+use super::{BOUNDS, GENERAL, KEY_VALUE, QUERY};
 use crate::mutant::Mutant;
 
 const FILE: &str = "lib/score.cuh";
@@ -11,11 +11,6 @@ pub fn mutants() -> Vec<Mutant> {
             FILE,
             "x * (2.0f * LOG2E)",
             "x * LOG2E",
-        ),
-        Mutant::new("tanh-approximate-in-f32", "f32 takes the tanh of the 16-bit types", FLOAT).edit(
-            FILE,
-            "if (exact) return tanhf(x);",
-            "",
         ),
         Mutant::new("softcap-unscaled", "scores are capped before they are scaled", GENERAL).edit(
             FILE,
@@ -103,7 +98,8 @@ pub fn mutants() -> Vec<Mutant> {
             GENERAL,
         )
         .edit(FILE, "place.query(tile, i) * strides.query +", "place.query(tile, i) * strides.key +")
-        .edit(FILE, "place.key(tile, i) * strides.key;", "place.key(tile, i) * strides.query;"),
+        .edit(FILE, "place.key(tile, i) * strides.key;", "place.key(tile, i) * strides.query;")
+        .hazard(&["out of bounds"]),
         Mutant::new("bias-past-the-end", "a bias is read for keys and rows that do not exist", GENERAL)
             .edit(FILE, "if (place.exists(tile, i)) {", "if (true) {")
             .hazard(&[BOUNDS]),
@@ -126,8 +122,5 @@ pub fn mutants() -> Vec<Mutant> {
         Mutant::new("positions-always-asked", "tiles that are visible in full are masked too", GENERAL)
             .edit(FILE, "if (!is_full) hide(", "if (true) hide(")
             .counters(),
-        Mutant::new("existence-not-asked", "positions alone say whether a score is hidden", GENERAL)
-            .edit(FILE, "place.exists(tile, i) && band.is_visible", "band.is_visible")
-            .equivalent("no position lets a key be seen past the last one, and rows that do not exist are not stored"),
     ]
 }

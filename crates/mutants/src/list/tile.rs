@@ -95,9 +95,11 @@ fn copies() -> Vec<Mutant> {
         Mutant::new("pass-in-one-place", "all passes of a tile are copied over each other", D64)
             .edit(FILE, "address_smem + pass * PASS_ROWS * Tile::ROW_BYTES, source", "address_smem, source")
             .hazard(&[RACE, ASYNC, UNWRITTEN]),
-        Mutant::new("own-row-of-thread-0", "every thread takes its row for the first one", D64)
-            .edit(FILE, "int row() { return threadIdx.x / Tile::CHUNKS; }", "int row() { return 0; }")
-            .hazard(&[BOUNDS]),
+        Mutant::new("own-row-of-thread-0", "every thread takes its row for the first one", D64).edit(
+            FILE,
+            "int row() { return threadIdx.x / Tile::CHUNKS; }",
+            "int row() { return 0; }",
+        ),
         Mutant::new(
             "copies-of-half-sectors",
             "neighbouring threads copy 16 bytes of a row, and nobody near the 16 bytes beside them",
@@ -123,9 +125,11 @@ fn copies() -> Vec<Mutant> {
         Mutant::new("elements-not-zeroed", "rows past the end hold what registers held", GENERAL)
             .edit(FILE, "Vector<Element> vector = {};", "Vector<Element> vector;")
             .hazard(&[UNDEFINED]),
-        Mutant::new("rows-one-more", "one row past the end is copied", GENERAL)
-            .edit(FILE, "row < num_rows && chunk", "row <= num_rows && chunk")
-            .hazard(&[BOUNDS]),
+        Mutant::new("rows-one-more", "one row past the end is copied", GENERAL).edit(
+            FILE,
+            "row < num_rows && chunk",
+            "row <= num_rows && chunk",
+        ),
         Mutant::new("rows-before-the-first", "rows before the first one that takes part are copied", GENERAL).edit(
             FILE,
             "row >= first_row && row < num_rows",
@@ -136,11 +140,9 @@ fn copies() -> Vec<Mutant> {
             " && chunk * Tile::CHUNK_ELEMENTS < columns;",
             ";",
         ),
-        Mutant::new("copies-of-absent-rows", "rows that do not exist are copied from the first one", GENERAL).edit(
-            FILE,
-            "exists ? 16u : 0u",
-            "16u",
-        ),
+        Mutant::new("copies-of-absent-rows", "rows that do not exist are copied from the first one", GENERAL)
+            .edit(FILE, "exists ? 16u : 0u", "16u")
+            .hazard(&["out of bounds"]),
     ]
 }
 
