@@ -4,10 +4,10 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
-use warpfold::reference::{self, AttentionCase, Broadcast};
+use warpfold::reference::{self, AttentionCase, Broadcast, NormCase, SoftmaxCase};
 use warpfold::{
-    Attention, AttentionOutputs, BackwardInputs, BackwardSpec, DType, Device, LayerNorm, LayerNormInputs,
-    LayerNormOutputs, Mask, Qkv, Softmax, Tensor,
+    Attention, AttentionOutputs, BackwardInputs, BackwardSpec, DType, Device, Mask, Norm, NormBackwardInputs,
+    NormInputs, Qkv, Softmax, SoftmaxBackwardSpec, SoftmaxSpec, Tensor,
 };
 
 fn upload(dtype: DType, seed: u64, shape: &[usize]) -> Tensor {
@@ -179,44 +179,103 @@ fn attention_backward(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Row operations, with what they read and write at least.
 fn rows(criterion: &mut Criterion) {
-    let stream = Device::cpu().stream();
     for dtype in [DType::F32, DType::BF16] {
-        for (rows, columns) in [(1024, 1024), (4096, 4096)] {
-            let x = upload(dtype, 1, &[rows, columns]);
-            let mut y = upload(dtype, 0, &[rows, columns]);
-            let bytes = 2 * rows * columns * dtype.size_bytes();
-            let sample = wide(&x)[..columns].to_vec();
-            let name = format!("{dtype}_{rows}x{columns}");
-
-            let mut group = criterion.benchmark_group("softmax_forward");
-            group.throughput(Throughput::Bytes(bytes as u64));
-            let plan = Softmax::new().plan(&x.view().spec(), None, &Device::cpu().target()).expect("a valid problem");
-            let mut workspace = plan.workspace(&stream).expect("a workspace");
-            let mut run = || plan.forward_into(&stream, black_box(&x), &mut y, &mut workspace).expect("a call");
-            group.bench_function(BenchmarkId::from_parameter(&name), |bencher| bencher.iter(&mut run));
-            // A filter may have left it out.
-            run();
-            check(&name, dtype, &wide(&y)[..columns], &reference::softmax_forward(&sample, columns));
-            group.finish();
-
-            let mut group = criterion.benchmark_group("layer_norm_forward");
-            group.throughput(Throughput::Bytes(bytes as u64));
-            let (weight, bias) = (upload(dtype, 2, &[columns]), upload(dtype, 3, &[columns]));
-            let inputs = LayerNormInputs::new(&x).weight(&weight).bias(&bias);
-            let plan = LayerNorm::new().plan(&inputs.spec(), &Device::cpu().target()).expect("a valid problem");
-            let mut workspace = plan.workspace(&stream).expect("a workspace");
-            let mut run = || {
-                plan.forward_into(&stream, &inputs, LayerNormOutputs::new(&mut y), &mut workspace).expect("a call");
-            };
-            group.bench_function(BenchmarkId::from_parameter(&name), |bencher| bencher.iter(&mut run));
-            run();
-            let oracle =
-                reference::layer_norm_forward(&sample, columns, Some(&wide(&weight)), Some(&wide(&bias)), 1e-5);
-            check(&name, dtype, &wide(&y)[..columns], &oracle.y);
-            group.finish();
+        for shape in [[1024, 1024], [4096, 4096]] {
+            softmax(criterion, dtype, shape);
+            norm(criterion, dtype, shape, "layer_norm", Norm::layer(), NormCase::layer(shape[1]));
+            norm(criterion, dtype, shape, "rms_norm", Norm::rms(), NormCase::rms(shape[1]));
         }
     }
+}
+
+/// Times a call that moves `tensors` tensors of a shape, and runs it at least once: a filter may have left it out.
+fn bench_rows(
+    criterion: &mut Criterion,
+    name: &str,
+    dtype: DType,
+    [rows, columns]: [usize; 2],
+    tensors: usize,
+    mut run: impl FnMut(),
+) {
+    let mut group = criterion.benchmark_group(name);
+    group.throughput(Throughput::Bytes((tensors * rows * columns * dtype.size_bytes()) as u64));
+    let id = BenchmarkId::from_parameter(format!("{dtype}_{rows}x{columns}"));
+    group.bench_function(id, |bencher| bencher.iter(&mut run));
+    group.finish();
+    run();
+}
+
+fn softmax(criterion: &mut Criterion, dtype: DType, shape: [usize; 2]) {
+    let (stream, target) = (Device::cpu().stream(), Device::cpu().target());
+    let [x, d_y] = [1, 2].map(|seed| upload(dtype, seed, &shape));
+    let [mut y, mut d_x] = [0, 0].map(|seed| upload(dtype, seed, &shape));
+    let case = SoftmaxCase::new(&[1, shape[1]]);
+    let row = |tensor: &Tensor| wide(tensor)[..shape[1]].to_vec();
+
+    let plan = Softmax::new().plan(&SoftmaxSpec::new(x.view().spec()), &target).expect("a valid problem");
+    let mut workspace = plan.workspace(&stream).expect("a workspace");
+    bench_rows(criterion, "softmax_forward", dtype, shape, 2, || {
+        plan.forward_into(&stream, black_box(&x), &mut y, &mut workspace).expect("a call");
+    });
+    check("softmax", dtype, &row(&y), &reference::softmax_forward(&case, &row(&x)));
+
+    let spec = SoftmaxBackwardSpec::new(y.view().spec(), d_y.view().spec());
+    let plan = Softmax::new().plan_backward(&spec, &target).expect("a valid problem");
+    let mut workspace = plan.workspace(&stream).expect("a workspace");
+    bench_rows(criterion, "softmax_backward", dtype, shape, 3, || {
+        plan.backward_into(&stream, [y.view(), d_y.view()], &mut d_x, &mut workspace).expect("a call");
+    });
+    check("softmax backward", dtype, &row(&d_x), &reference::softmax_backward(&case, &row(&y), &row(&d_y)));
+}
+
+/// With weight and bias, and backward with their gradients and given statistics. An RMS norm has no bias.
+fn norm(criterion: &mut Criterion, dtype: DType, shape: [usize; 2], name: &str, norm: Norm, case: NormCase) {
+    let (stream, target) = (Device::cpu().stream(), Device::cpu().target());
+    let columns = shape[1];
+    let [x, d_y] = [1, 2].map(|seed| upload(dtype, seed, &shape));
+    let [weight, bias] = [3, 4].map(|seed| upload(dtype, seed, &[columns]));
+    let case = NormCase { weight: Some(wide(&weight)), bias: case.is_centered.then(|| wide(&bias)), ..case };
+    let row = |tensor: &Tensor| wide(tensor)[..columns].to_vec();
+
+    let mut inputs = NormInputs::new(&x).weight(&weight);
+    if case.is_centered {
+        inputs = inputs.bias(&bias);
+    }
+    let plan = norm.plan(&inputs.spec(), &target).expect("a valid problem");
+    let mut forward = norm.return_stats(true).forward(&inputs).expect("a call");
+    let mut workspace = plan.workspace(&stream).expect("a workspace");
+    bench_rows(criterion, &format!("{name}_forward"), dtype, shape, 2, || {
+        plan.forward_into(&stream, &inputs, forward.outputs(), &mut workspace).expect("a call");
+    });
+    check(name, dtype, &row(&forward.output), &reference::norm_forward(&case, &row(&x)).y);
+
+    let rstd = forward.rstd.as_ref().expect("it was asked for");
+    let mut inputs = NormBackwardInputs::new(&d_y, &x).weight(&weight).rstd(rstd);
+    if let Some(mean) = &forward.mean {
+        inputs = inputs.bias(&bias).mean(mean);
+    }
+    let plan = norm.plan_backward(&inputs.spec(), &target).expect("a valid problem");
+    let mut gradients = norm.backward(&inputs).expect("a call");
+    let mut workspace = plan.workspace(&stream).expect("a workspace");
+    bench_rows(criterion, &format!("{name}_backward"), dtype, shape, 3, || {
+        plan.backward_into(&stream, &inputs, gradients.outputs(), &mut workspace).expect("a call");
+    });
+    let oracle = reference::norm_backward(&case, &row(&x), &row(&d_y), None);
+    check(name, dtype, &row(&gradients.d_x), &oracle.d_x);
+    // The gradients of the weight, by their definition. Their terms are random, so that sums grow with the root of rows.
+    let (rows, rstds) = (wide(&x), wide(rstd));
+    let means = forward.mean.as_ref().map_or(vec![0.0; shape[0]], wide);
+    let mut sums = vec![0.0; columns];
+    for (row, d_y) in wide(&d_y).chunks(columns).enumerate() {
+        for ((sum, s), d_y) in sums.iter_mut().zip(&rows[row * columns..]).zip(d_y) {
+            *sum += d_y * (s - means[row]) * rstds[row];
+        }
+    }
+    let d_weight = wide(gradients.d_weight.as_ref().expect("there is a weight"));
+    let scaled = |sums: &[f64]| sums.iter().map(|sum| sum / (shape[0] as f64).sqrt()).collect::<Vec<_>>();
+    check(name, dtype, &scaled(&d_weight), &scaled(&sums));
 }
 
 criterion_group!(benches, attention, attention_backward, rows);

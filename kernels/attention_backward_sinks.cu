@@ -16,7 +16,7 @@ namespace warpfold {
 constexpr int THREADS = 32 * WARPFOLD_WARPS;
 
 __device__ __forceinline__ void attention_backward_sinks(const AttentionSinksParams& params) {
-  __shared__ float partials_smem[THREADS / 32];
+  __shared__ WarpPartials partials_smem[1];
   const uint32_t head = ptx::block_index();
   const float sink = reinterpret_cast<const float*>(params.sinks)[head];
   float sum = 0.0f;
@@ -30,7 +30,7 @@ __device__ __forceinline__ void attention_backward_sinks(const AttentionSinksPar
       sum = fmaf(-weight, delta, sum);
     }
   }
-  sum = reduce_row<Sum, THREADS>(sum, partials_smem);
+  sum = reduce_row<Sum, WholeBlock>(sum, partials_smem);
   if (threadIdx.x == 0) reinterpret_cast<float*>(params.d_sinks)[head] = sum;
 }
 

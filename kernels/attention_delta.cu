@@ -30,7 +30,7 @@ __device__ __forceinline__ void attention_delta(const AttentionDeltaParams& para
   for (uint32_t d = threadIdx.x % 32; d < params.head_dim_v; d += 32) {
     sum = fmaf(to_float(out[d]), to_float(d_out[d]), sum);
   }
-  sum = reduce_row<Sum, 32>(sum, nullptr);
+  sum = reduce_lanes<Sum, 32>(sum);
   if (threadIdx.x % 32 == 0) {
     const int64_t stat = batch_idx * params.lse_batch + head * params.lse_head + query;
     const float d_lse = params.d_lse == 0 ? 0.0f : reinterpret_cast<const float*>(params.d_lse)[stat];

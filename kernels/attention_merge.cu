@@ -32,11 +32,11 @@ __device__ __forceinline__ void attention_merge(const AttentionMergeParams& para
   float score = -CUDART_INF_F;
   if (is_part) score = reinterpret_cast<const float*>(params.parts_lse[lane])[row];
   if (lane == ATTENTION_MERGE_MAX && params.sinks != 0) score = reinterpret_cast<const float*>(params.sinks)[head];
-  const float largest = reduce_row<Max, 32>(score, nullptr);
+  const float largest = reduce_lanes<Max, 32>(score);
   // A row without anything must not compute -inf - (-inf).
   const float base = largest == -CUDART_INF_F ? 0.0f : largest;
   const float power = ptx::exp2_approx((score - base) * LOG2E);
-  const float sum = reduce_row<Sum, 32>(power, nullptr);
+  const float sum = reduce_lanes<Sum, 32>(power);
   const float weight = sum == 0.0f ? 0.0f : power * ptx::rcp_approx(sum);
   const uint32_t taking_part = __ballot_sync(0xffffffff, is_part && score != -CUDART_INF_F);
 

@@ -151,7 +151,7 @@ impl EmulatorBuilder {
             target: self.target,
             options,
             memory: Arc::new(Memory::new()),
-            last: Mutex::new(None),
+            last: Mutex::default(),
             replaced,
         }))))
     }
@@ -159,10 +159,23 @@ impl EmulatorBuilder {
 
 /// What the last kernel that ran on an emulator device cost; `None` for another device, or before the first kernel.
 pub fn last_counters(device: &Device) -> Option<Counters> {
-    match device.kind() {
-        Kind::Emulator(emulator) => emulator.last.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-        _ => None,
-    }
+    let Kind::Emulator(emulator) = device.kind() else { return None };
+    let last = emulator.last.lock().unwrap_or_else(PoisonError::into_inner);
+    last.of_kernels.get(last.kernel.as_ref()?).cloned()
+}
+
+/// What the last run of a kernel on an emulator device cost, whatever ran after it.
+pub fn counters_of(device: &Device, kernel: &str) -> Option<Counters> {
+    let Kind::Emulator(emulator) = device.kind() else { return None };
+    emulator.last.lock().unwrap_or_else(PoisonError::into_inner).of_kernels.get(kernel).cloned()
+}
+
+/// What the last runs cost.
+#[derive(Default)]
+struct LastRuns {
+    /// The kernel that ran last.
+    kernel: Option<String>,
+    of_kernels: HashMap<String, Counters>,
 }
 
 /// One emulated GPU with its memory.
@@ -171,7 +184,7 @@ pub(crate) struct EmulatorDevice {
     target: GpuTarget,
     options: Options,
     memory: Arc<Memory>,
-    last: Mutex<Option<Counters>>,
+    last: Mutex<LastRuns>,
     replaced: HashMap<String, Arc<Module>>,
 }
 
@@ -226,7 +239,11 @@ impl EmulatorDevice {
             params: &[bytemuck::cast_slice(words)],
         };
         let report = ptx_emu::run(&launch, &self.memory, &self.options).map_err(emulator_error)?;
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.counters);
+        {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            last.of_kernels.insert(name.clone(), report.counters);
+            last.kernel = Some(name);
+        }
         if report.hazards.is_empty() {
             return Ok(());
         }

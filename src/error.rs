@@ -82,6 +82,12 @@ pub enum Error {
         /// Its shape.
         shape: Dims,
     },
+    /// A tensor that the call needs was not given.
+    #[error("{tensor} is missing: the call needs it")]
+    Missing {
+        /// The tensor.
+        tensor: &'static str,
+    },
     /// The last dimension is not contiguous.
     #[error("the last dimension of {tensor} has stride {stride}; it must be 1 (shape {shape}, strides {strides})")]
     LastStride {

@@ -54,9 +54,12 @@ pub use dtype::DType;
 pub use error::{Error, Result};
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 pub use images::{KernelInfo, kernel_compiler, kernels};
-pub use norm::{LayerNorm, LayerNormForward, LayerNormInputs, LayerNormOutputs, LayerNormPlan, LayerNormSpec};
+pub use norm::{
+    Norm, NormBackwardInputs, NormBackwardPlan, NormBackwardSpec, NormForward, NormGradientOutputs, NormGradients,
+    NormInputs, NormOutputs, NormPlan, NormSpec,
+};
 pub use plan::LaunchPlan;
-pub use softmax::{Softmax, SoftmaxPlan};
+pub use softmax::{Softmax, SoftmaxBackwardPlan, SoftmaxBackwardSpec, SoftmaxInputs, SoftmaxPlan, SoftmaxSpec};
 pub use target::{ComputeCapability, GpuTarget, Target};
 pub use tensor::{Dims, Element, Layout, LengthsSpec, MAX_RANK, SeqLens, Tensor, TensorMut, TensorRef, TensorSpec};
 pub use workspace::Workspace;

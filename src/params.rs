@@ -395,95 +395,366 @@ const _: () = {
         [::std::mem::offset_of!(AttentionMergeParams, head_dim_v) - 340usize];
 };
 
-/// Up to three leading dimensions of a tensor whose last axis is the row. Row r sits at
-/// (r / (n1 * n2)) * s0 + (r / n2 % n1) * s1 + (r % n2) * s2.
+/// The rows of a tensor. Its leading dimensions merge into three; row r begins at
+/// (r / (n1 * n2)) * s0 + (r / n2 % n1) * s1 + (r % n2) * s2 bytes.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct RowStrides {
+pub struct RowTensor {
     pub s0: i64,
     pub s1: i64,
     pub s2: i64,
+    /// an ElementType
+    pub type_: u32,
+    /// stride of the columns in elements: 1, or 0 for a tensor that is broadcast along the rows
+    pub column: u32,
 }
 const _: () = {
-    ["Size of RowStrides"][::std::mem::size_of::<RowStrides>() - 24usize];
-    ["Alignment of RowStrides"][::std::mem::align_of::<RowStrides>() - 8usize];
-    ["Offset of field: RowStrides::s0"][::std::mem::offset_of!(RowStrides, s0) - 0usize];
-    ["Offset of field: RowStrides::s1"][::std::mem::offset_of!(RowStrides, s1) - 8usize];
-    ["Offset of field: RowStrides::s2"][::std::mem::offset_of!(RowStrides, s2) - 16usize];
+    ["Size of RowTensor"][::std::mem::size_of::<RowTensor>() - 32usize];
+    ["Alignment of RowTensor"][::std::mem::align_of::<RowTensor>() - 8usize];
+    ["Offset of field: RowTensor::s0"][::std::mem::offset_of!(RowTensor, s0) - 0usize];
+    ["Offset of field: RowTensor::s1"][::std::mem::offset_of!(RowTensor, s1) - 8usize];
+    ["Offset of field: RowTensor::s2"][::std::mem::offset_of!(RowTensor, s2) - 16usize];
+    ["Offset of field: RowTensor::type_"][::std::mem::offset_of!(RowTensor, type_) - 24usize];
+    ["Offset of field: RowTensor::column"][::std::mem::offset_of!(RowTensor, column) - 28usize];
 };
 
-/// Softmax over the last axis, forward.
+/// What all row operations know of a problem. A block of one row may own only a segment of it: then one launch leaves
+/// a partial result of each segment, and a second one joins them and writes.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct SoftmaxForwardParams {
-    pub x: u64,
-    pub y: u64,
-    pub x_strides: RowStrides,
-    pub y_strides: RowStrides,
+pub struct RowShape {
+    /// sizes of the second and third of the merged leading dimensions
     pub n1: u32,
     pub n2: u32,
     pub rows: u32,
     pub columns: u32,
+    pub segments: u32,
+    /// of every segment but the last: a multiple of 8
+    pub segment_columns: u32,
+    /// a RowStage
+    pub stage: u32,
+    /// keeps the size a multiple of 8 bytes
+    pub reserved: u32,
 }
 const _: () = {
-    ["Size of SoftmaxForwardParams"][::std::mem::size_of::<SoftmaxForwardParams>() - 80usize];
-    ["Alignment of SoftmaxForwardParams"][::std::mem::align_of::<SoftmaxForwardParams>() - 8usize];
-    ["Offset of field: SoftmaxForwardParams::x"][::std::mem::offset_of!(SoftmaxForwardParams, x) - 0usize];
-    ["Offset of field: SoftmaxForwardParams::y"][::std::mem::offset_of!(SoftmaxForwardParams, y) - 8usize];
-    ["Offset of field: SoftmaxForwardParams::x_strides"]
-        [::std::mem::offset_of!(SoftmaxForwardParams, x_strides) - 16usize];
-    ["Offset of field: SoftmaxForwardParams::y_strides"]
-        [::std::mem::offset_of!(SoftmaxForwardParams, y_strides) - 40usize];
-    ["Offset of field: SoftmaxForwardParams::n1"][::std::mem::offset_of!(SoftmaxForwardParams, n1) - 64usize];
-    ["Offset of field: SoftmaxForwardParams::n2"][::std::mem::offset_of!(SoftmaxForwardParams, n2) - 68usize];
-    ["Offset of field: SoftmaxForwardParams::rows"][::std::mem::offset_of!(SoftmaxForwardParams, rows) - 72usize];
-    ["Offset of field: SoftmaxForwardParams::columns"][::std::mem::offset_of!(SoftmaxForwardParams, columns) - 76usize];
+    ["Size of RowShape"][::std::mem::size_of::<RowShape>() - 32usize];
+    ["Alignment of RowShape"][::std::mem::align_of::<RowShape>() - 4usize];
+    ["Offset of field: RowShape::n1"][::std::mem::offset_of!(RowShape, n1) - 0usize];
+    ["Offset of field: RowShape::n2"][::std::mem::offset_of!(RowShape, n2) - 4usize];
+    ["Offset of field: RowShape::rows"][::std::mem::offset_of!(RowShape, rows) - 8usize];
+    ["Offset of field: RowShape::columns"][::std::mem::offset_of!(RowShape, columns) - 12usize];
+    ["Offset of field: RowShape::segments"][::std::mem::offset_of!(RowShape, segments) - 16usize];
+    ["Offset of field: RowShape::segment_columns"][::std::mem::offset_of!(RowShape, segment_columns) - 20usize];
+    ["Offset of field: RowShape::stage"][::std::mem::offset_of!(RowShape, stage) - 24usize];
+    ["Offset of field: RowShape::reserved"][::std::mem::offset_of!(RowShape, reserved) - 28usize];
 };
+pub const ELEMENT_F32: ElementType = 0;
+pub const ELEMENT_F16: ElementType = 1;
+pub const ELEMENT_BF16: ElementType = 2;
+pub const ELEMENT_U8: ElementType = 3;
 
-/// Layer norm over the last axis, forward: y = (x - mean) * rstd * weight + bias.
+/// The type of a tensor's elements, where the kernel's own does not say it.
+pub type ElementType = ::std::os::raw::c_uint;
+
+/// everything: rows of one segment
+pub const STAGE_WHOLE: RowStage = 0;
+
+/// writes the partial results of all segments
+pub const STAGE_PARTIALS: RowStage = 1;
+
+/// joins the partial results of a row and writes its segment
+pub const STAGE_JOIN: RowStage = 2;
+
+/// What a launch of a row operation does.
+pub type RowStage = ::std::os::raw::c_uint;
+
+/// Softmax or log-softmax over the last axis, forward.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct LayerNormForwardParams {
+pub struct SoftmaxForwardParams {
+    /// or 0: in y, which is replaced
     pub x: u64,
-    /// [columns], the type of x, or 0: one
-    pub weight: u64,
-    /// [columns], the type of x, or 0: zero
+    /// added to the scaled x, or 0
     pub bias: u64,
+    /// bytes: 0 hides; or 0
+    pub mask: u64,
     pub y: u64,
+    /// f32 [rows, segments, 2]: each segment's maximum and sum; 0 for one segment
+    pub partials: u64,
+    pub shape: RowShape,
+    pub x_rows: RowTensor,
+    pub bias_rows: RowTensor,
+    pub mask_rows: RowTensor,
+    pub y_rows: RowTensor,
+    pub scale: f32,
+    pub is_log: u32,
+    /// 1: what follows hides columns
+    pub is_banded: u32,
+    /// row r is query r % len_q, at position r % len_q + offset
+    pub len_q: u32,
+    pub offset: i32,
+    /// column j is visible iff position - left <= j <= position + right, or j < prefix
+    pub window_left: i32,
+    pub window_right: i32,
+    pub prefix: i32,
+}
+const _: () = {
+    ["Size of SoftmaxForwardParams"][::std::mem::size_of::<SoftmaxForwardParams>() - 232usize];
+    ["Alignment of SoftmaxForwardParams"][::std::mem::align_of::<SoftmaxForwardParams>() - 8usize];
+    ["Offset of field: SoftmaxForwardParams::x"][::std::mem::offset_of!(SoftmaxForwardParams, x) - 0usize];
+    ["Offset of field: SoftmaxForwardParams::bias"][::std::mem::offset_of!(SoftmaxForwardParams, bias) - 8usize];
+    ["Offset of field: SoftmaxForwardParams::mask"][::std::mem::offset_of!(SoftmaxForwardParams, mask) - 16usize];
+    ["Offset of field: SoftmaxForwardParams::y"][::std::mem::offset_of!(SoftmaxForwardParams, y) - 24usize];
+    ["Offset of field: SoftmaxForwardParams::partials"]
+        [::std::mem::offset_of!(SoftmaxForwardParams, partials) - 32usize];
+    ["Offset of field: SoftmaxForwardParams::shape"][::std::mem::offset_of!(SoftmaxForwardParams, shape) - 40usize];
+    ["Offset of field: SoftmaxForwardParams::x_rows"][::std::mem::offset_of!(SoftmaxForwardParams, x_rows) - 72usize];
+    ["Offset of field: SoftmaxForwardParams::bias_rows"]
+        [::std::mem::offset_of!(SoftmaxForwardParams, bias_rows) - 104usize];
+    ["Offset of field: SoftmaxForwardParams::mask_rows"]
+        [::std::mem::offset_of!(SoftmaxForwardParams, mask_rows) - 136usize];
+    ["Offset of field: SoftmaxForwardParams::y_rows"][::std::mem::offset_of!(SoftmaxForwardParams, y_rows) - 168usize];
+    ["Offset of field: SoftmaxForwardParams::scale"][::std::mem::offset_of!(SoftmaxForwardParams, scale) - 200usize];
+    ["Offset of field: SoftmaxForwardParams::is_log"][::std::mem::offset_of!(SoftmaxForwardParams, is_log) - 204usize];
+    ["Offset of field: SoftmaxForwardParams::is_banded"]
+        [::std::mem::offset_of!(SoftmaxForwardParams, is_banded) - 208usize];
+    ["Offset of field: SoftmaxForwardParams::len_q"][::std::mem::offset_of!(SoftmaxForwardParams, len_q) - 212usize];
+    ["Offset of field: SoftmaxForwardParams::offset"][::std::mem::offset_of!(SoftmaxForwardParams, offset) - 216usize];
+    ["Offset of field: SoftmaxForwardParams::window_left"]
+        [::std::mem::offset_of!(SoftmaxForwardParams, window_left) - 220usize];
+    ["Offset of field: SoftmaxForwardParams::window_right"]
+        [::std::mem::offset_of!(SoftmaxForwardParams, window_right) - 224usize];
+    ["Offset of field: SoftmaxForwardParams::prefix"][::std::mem::offset_of!(SoftmaxForwardParams, prefix) - 228usize];
+};
+
+/// The gradient of softmax or log-softmax over the last axis.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct SoftmaxBackwardParams {
+    pub y: u64,
+    /// or 0: in d_x, which is replaced
+    pub d_y: u64,
+    pub d_x: u64,
+    /// f32 [rows, segments]: sums over segments; 0 for one segment
+    pub partials: u64,
+    pub shape: RowShape,
+    pub y_rows: RowTensor,
+    pub d_y_rows: RowTensor,
+    pub d_x_rows: RowTensor,
+    pub scale: f32,
+    pub is_log: u32,
+}
+const _: () = {
+    ["Size of SoftmaxBackwardParams"][::std::mem::size_of::<SoftmaxBackwardParams>() - 168usize];
+    ["Alignment of SoftmaxBackwardParams"][::std::mem::align_of::<SoftmaxBackwardParams>() - 8usize];
+    ["Offset of field: SoftmaxBackwardParams::y"][::std::mem::offset_of!(SoftmaxBackwardParams, y) - 0usize];
+    ["Offset of field: SoftmaxBackwardParams::d_y"][::std::mem::offset_of!(SoftmaxBackwardParams, d_y) - 8usize];
+    ["Offset of field: SoftmaxBackwardParams::d_x"][::std::mem::offset_of!(SoftmaxBackwardParams, d_x) - 16usize];
+    ["Offset of field: SoftmaxBackwardParams::partials"]
+        [::std::mem::offset_of!(SoftmaxBackwardParams, partials) - 24usize];
+    ["Offset of field: SoftmaxBackwardParams::shape"][::std::mem::offset_of!(SoftmaxBackwardParams, shape) - 32usize];
+    ["Offset of field: SoftmaxBackwardParams::y_rows"][::std::mem::offset_of!(SoftmaxBackwardParams, y_rows) - 64usize];
+    ["Offset of field: SoftmaxBackwardParams::d_y_rows"]
+        [::std::mem::offset_of!(SoftmaxBackwardParams, d_y_rows) - 96usize];
+    ["Offset of field: SoftmaxBackwardParams::d_x_rows"]
+        [::std::mem::offset_of!(SoftmaxBackwardParams, d_x_rows) - 128usize];
+    ["Offset of field: SoftmaxBackwardParams::scale"][::std::mem::offset_of!(SoftmaxBackwardParams, scale) - 160usize];
+    ["Offset of field: SoftmaxBackwardParams::is_log"]
+        [::std::mem::offset_of!(SoftmaxBackwardParams, is_log) - 164usize];
+};
+
+/// What dropout needs to know.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct DropoutParams {
+    pub seed: u64,
+    pub offset: u32,
+    /// an element is dropped iff its random word is below; 0: no dropout
+    pub below: u32,
+    /// 1 / (1 - probability)
+    pub keep_scale: f32,
+    pub reserved: u32,
+}
+const _: () = {
+    ["Size of DropoutParams"][::std::mem::size_of::<DropoutParams>() - 24usize];
+    ["Alignment of DropoutParams"][::std::mem::align_of::<DropoutParams>() - 8usize];
+    ["Offset of field: DropoutParams::seed"][::std::mem::offset_of!(DropoutParams, seed) - 0usize];
+    ["Offset of field: DropoutParams::offset"][::std::mem::offset_of!(DropoutParams, offset) - 8usize];
+    ["Offset of field: DropoutParams::below"][::std::mem::offset_of!(DropoutParams, below) - 12usize];
+    ["Offset of field: DropoutParams::keep_scale"][::std::mem::offset_of!(DropoutParams, keep_scale) - 16usize];
+    ["Offset of field: DropoutParams::reserved"][::std::mem::offset_of!(DropoutParams, reserved) - 20usize];
+};
+
+/// Layer norm or RMS norm over the last axis, forward: r = dropout(x) + residual, y = (r - mean) * rstd * weight + bias.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct NormForwardParams {
+    pub x: u64,
+    /// or 0
+    pub residual: u64,
+    /// [columns], or 0: one
+    pub weight: u64,
+    /// [columns], or 0: zero
+    pub bias: u64,
+    /// or 0: only statistics are wanted
+    pub y: u64,
+    /// r, or 0
+    pub sum: u64,
     /// f32 [rows], or 0
     pub mean: u64,
     /// f32 [rows], or 0
     pub rstd: u64,
-    pub x_strides: RowStrides,
-    pub y_strides: RowStrides,
-    pub n1: u32,
-    pub n2: u32,
-    pub rows: u32,
-    pub columns: u32,
+    /// f32 [rows, segments, 2]: mean and sum of squared distances from it; 0 for one segment
+    pub partials: u64,
+    pub shape: RowShape,
+    pub x_rows: RowTensor,
+    pub residual_rows: RowTensor,
+    pub y_rows: RowTensor,
+    pub sum_rows: RowTensor,
+    pub dropout: DropoutParams,
+    pub weight_type: u32,
+    pub bias_type: u32,
+    /// r is rounded to this type, whether it is written or not
+    pub sum_type: u32,
+    /// 1: layer norm; 0: RMS norm, whose mean is 0
+    pub is_centered: u32,
+    /// added to the weight
+    pub weight_offset: f32,
+    pub eps: f32,
+}
+const _: () = {
+    ["Size of NormForwardParams"][::std::mem::size_of::<NormForwardParams>() - 280usize];
+    ["Alignment of NormForwardParams"][::std::mem::align_of::<NormForwardParams>() - 8usize];
+    ["Offset of field: NormForwardParams::x"][::std::mem::offset_of!(NormForwardParams, x) - 0usize];
+    ["Offset of field: NormForwardParams::residual"][::std::mem::offset_of!(NormForwardParams, residual) - 8usize];
+    ["Offset of field: NormForwardParams::weight"][::std::mem::offset_of!(NormForwardParams, weight) - 16usize];
+    ["Offset of field: NormForwardParams::bias"][::std::mem::offset_of!(NormForwardParams, bias) - 24usize];
+    ["Offset of field: NormForwardParams::y"][::std::mem::offset_of!(NormForwardParams, y) - 32usize];
+    ["Offset of field: NormForwardParams::sum"][::std::mem::offset_of!(NormForwardParams, sum) - 40usize];
+    ["Offset of field: NormForwardParams::mean"][::std::mem::offset_of!(NormForwardParams, mean) - 48usize];
+    ["Offset of field: NormForwardParams::rstd"][::std::mem::offset_of!(NormForwardParams, rstd) - 56usize];
+    ["Offset of field: NormForwardParams::partials"][::std::mem::offset_of!(NormForwardParams, partials) - 64usize];
+    ["Offset of field: NormForwardParams::shape"][::std::mem::offset_of!(NormForwardParams, shape) - 72usize];
+    ["Offset of field: NormForwardParams::x_rows"][::std::mem::offset_of!(NormForwardParams, x_rows) - 104usize];
+    ["Offset of field: NormForwardParams::residual_rows"]
+        [::std::mem::offset_of!(NormForwardParams, residual_rows) - 136usize];
+    ["Offset of field: NormForwardParams::y_rows"][::std::mem::offset_of!(NormForwardParams, y_rows) - 168usize];
+    ["Offset of field: NormForwardParams::sum_rows"][::std::mem::offset_of!(NormForwardParams, sum_rows) - 200usize];
+    ["Offset of field: NormForwardParams::dropout"][::std::mem::offset_of!(NormForwardParams, dropout) - 232usize];
+    ["Offset of field: NormForwardParams::weight_type"]
+        [::std::mem::offset_of!(NormForwardParams, weight_type) - 256usize];
+    ["Offset of field: NormForwardParams::bias_type"][::std::mem::offset_of!(NormForwardParams, bias_type) - 260usize];
+    ["Offset of field: NormForwardParams::sum_type"][::std::mem::offset_of!(NormForwardParams, sum_type) - 264usize];
+    ["Offset of field: NormForwardParams::is_centered"]
+        [::std::mem::offset_of!(NormForwardParams, is_centered) - 268usize];
+    ["Offset of field: NormForwardParams::weight_offset"]
+        [::std::mem::offset_of!(NormForwardParams, weight_offset) - 272usize];
+    ["Offset of field: NormForwardParams::eps"][::std::mem::offset_of!(NormForwardParams, eps) - 276usize];
+};
+
+/// The gradients of layer norm or RMS norm over the last axis. r is what was normalised.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct NormBackwardParams {
+    pub d_y: u64,
+    pub r: u64,
+    /// the gradient of r from its other uses, or 0
+    pub d_sum: u64,
+    /// [columns], or 0: one
+    pub weight: u64,
+    /// f32 [rows], or 0: recomputed, or 0
+    pub mean: u64,
+    /// f32 [rows], or 0: recomputed
+    pub rstd: u64,
+    /// the gradient of x: of r, through dropout
+    pub d_x: u64,
+    /// the gradient of r, or 0
+    pub d_residual: u64,
+    /// f32 [rows, segments, 2]: sums over segments; 0 for one segment
+    pub partials: u64,
+    /// f32 [parts, 2, columns]: parts of d_weight and d_bias; or 0
+    pub weight_partials: u64,
+    pub shape: RowShape,
+    pub d_y_rows: RowTensor,
+    pub r_rows: RowTensor,
+    pub d_sum_rows: RowTensor,
+    pub d_x_rows: RowTensor,
+    pub d_residual_rows: RowTensor,
+    pub dropout: DropoutParams,
+    /// blocks that share the rows of a segment: block b takes rows b, b + parts, ... of groups of rows
+    pub parts: u32,
+    pub weight_type: u32,
+    pub is_centered: u32,
+    pub weight_offset: f32,
     pub eps: f32,
     /// keeps the size a multiple of 8 bytes
     pub reserved: u32,
 }
 const _: () = {
-    ["Size of LayerNormForwardParams"][::std::mem::size_of::<LayerNormForwardParams>() - 120usize];
-    ["Alignment of LayerNormForwardParams"][::std::mem::align_of::<LayerNormForwardParams>() - 8usize];
-    ["Offset of field: LayerNormForwardParams::x"][::std::mem::offset_of!(LayerNormForwardParams, x) - 0usize];
-    ["Offset of field: LayerNormForwardParams::weight"]
-        [::std::mem::offset_of!(LayerNormForwardParams, weight) - 8usize];
-    ["Offset of field: LayerNormForwardParams::bias"][::std::mem::offset_of!(LayerNormForwardParams, bias) - 16usize];
-    ["Offset of field: LayerNormForwardParams::y"][::std::mem::offset_of!(LayerNormForwardParams, y) - 24usize];
-    ["Offset of field: LayerNormForwardParams::mean"][::std::mem::offset_of!(LayerNormForwardParams, mean) - 32usize];
-    ["Offset of field: LayerNormForwardParams::rstd"][::std::mem::offset_of!(LayerNormForwardParams, rstd) - 40usize];
-    ["Offset of field: LayerNormForwardParams::x_strides"]
-        [::std::mem::offset_of!(LayerNormForwardParams, x_strides) - 48usize];
-    ["Offset of field: LayerNormForwardParams::y_strides"]
-        [::std::mem::offset_of!(LayerNormForwardParams, y_strides) - 72usize];
-    ["Offset of field: LayerNormForwardParams::n1"][::std::mem::offset_of!(LayerNormForwardParams, n1) - 96usize];
-    ["Offset of field: LayerNormForwardParams::n2"][::std::mem::offset_of!(LayerNormForwardParams, n2) - 100usize];
-    ["Offset of field: LayerNormForwardParams::rows"][::std::mem::offset_of!(LayerNormForwardParams, rows) - 104usize];
-    ["Offset of field: LayerNormForwardParams::columns"]
-        [::std::mem::offset_of!(LayerNormForwardParams, columns) - 108usize];
-    ["Offset of field: LayerNormForwardParams::eps"][::std::mem::offset_of!(LayerNormForwardParams, eps) - 112usize];
-    ["Offset of field: LayerNormForwardParams::reserved"]
-        [::std::mem::offset_of!(LayerNormForwardParams, reserved) - 116usize];
+    ["Size of NormBackwardParams"][::std::mem::size_of::<NormBackwardParams>() - 320usize];
+    ["Alignment of NormBackwardParams"][::std::mem::align_of::<NormBackwardParams>() - 8usize];
+    ["Offset of field: NormBackwardParams::d_y"][::std::mem::offset_of!(NormBackwardParams, d_y) - 0usize];
+    ["Offset of field: NormBackwardParams::r"][::std::mem::offset_of!(NormBackwardParams, r) - 8usize];
+    ["Offset of field: NormBackwardParams::d_sum"][::std::mem::offset_of!(NormBackwardParams, d_sum) - 16usize];
+    ["Offset of field: NormBackwardParams::weight"][::std::mem::offset_of!(NormBackwardParams, weight) - 24usize];
+    ["Offset of field: NormBackwardParams::mean"][::std::mem::offset_of!(NormBackwardParams, mean) - 32usize];
+    ["Offset of field: NormBackwardParams::rstd"][::std::mem::offset_of!(NormBackwardParams, rstd) - 40usize];
+    ["Offset of field: NormBackwardParams::d_x"][::std::mem::offset_of!(NormBackwardParams, d_x) - 48usize];
+    ["Offset of field: NormBackwardParams::d_residual"]
+        [::std::mem::offset_of!(NormBackwardParams, d_residual) - 56usize];
+    ["Offset of field: NormBackwardParams::partials"][::std::mem::offset_of!(NormBackwardParams, partials) - 64usize];
+    ["Offset of field: NormBackwardParams::weight_partials"]
+        [::std::mem::offset_of!(NormBackwardParams, weight_partials) - 72usize];
+    ["Offset of field: NormBackwardParams::shape"][::std::mem::offset_of!(NormBackwardParams, shape) - 80usize];
+    ["Offset of field: NormBackwardParams::d_y_rows"][::std::mem::offset_of!(NormBackwardParams, d_y_rows) - 112usize];
+    ["Offset of field: NormBackwardParams::r_rows"][::std::mem::offset_of!(NormBackwardParams, r_rows) - 144usize];
+    ["Offset of field: NormBackwardParams::d_sum_rows"]
+        [::std::mem::offset_of!(NormBackwardParams, d_sum_rows) - 176usize];
+    ["Offset of field: NormBackwardParams::d_x_rows"][::std::mem::offset_of!(NormBackwardParams, d_x_rows) - 208usize];
+    ["Offset of field: NormBackwardParams::d_residual_rows"]
+        [::std::mem::offset_of!(NormBackwardParams, d_residual_rows) - 240usize];
+    ["Offset of field: NormBackwardParams::dropout"][::std::mem::offset_of!(NormBackwardParams, dropout) - 272usize];
+    ["Offset of field: NormBackwardParams::parts"][::std::mem::offset_of!(NormBackwardParams, parts) - 296usize];
+    ["Offset of field: NormBackwardParams::weight_type"]
+        [::std::mem::offset_of!(NormBackwardParams, weight_type) - 300usize];
+    ["Offset of field: NormBackwardParams::is_centered"]
+        [::std::mem::offset_of!(NormBackwardParams, is_centered) - 304usize];
+    ["Offset of field: NormBackwardParams::weight_offset"]
+        [::std::mem::offset_of!(NormBackwardParams, weight_offset) - 308usize];
+    ["Offset of field: NormBackwardParams::eps"][::std::mem::offset_of!(NormBackwardParams, eps) - 312usize];
+    ["Offset of field: NormBackwardParams::reserved"][::std::mem::offset_of!(NormBackwardParams, reserved) - 316usize];
+};
+
+/// Sums the parts of d_weight and d_bias in their order.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct NormWeightGradientsParams {
+    /// f32 [parts, 2, columns]
+    pub weight_partials: u64,
+    /// [columns], or 0
+    pub d_weight: u64,
+    /// [columns], or 0
+    pub d_bias: u64,
+    pub parts: u32,
+    pub columns: u32,
+    pub d_weight_type: u32,
+    pub d_bias_type: u32,
+}
+const _: () = {
+    ["Size of NormWeightGradientsParams"][::std::mem::size_of::<NormWeightGradientsParams>() - 40usize];
+    ["Alignment of NormWeightGradientsParams"][::std::mem::align_of::<NormWeightGradientsParams>() - 8usize];
+    ["Offset of field: NormWeightGradientsParams::weight_partials"]
+        [::std::mem::offset_of!(NormWeightGradientsParams, weight_partials) - 0usize];
+    ["Offset of field: NormWeightGradientsParams::d_weight"]
+        [::std::mem::offset_of!(NormWeightGradientsParams, d_weight) - 8usize];
+    ["Offset of field: NormWeightGradientsParams::d_bias"]
+        [::std::mem::offset_of!(NormWeightGradientsParams, d_bias) - 16usize];
+    ["Offset of field: NormWeightGradientsParams::parts"]
+        [::std::mem::offset_of!(NormWeightGradientsParams, parts) - 24usize];
+    ["Offset of field: NormWeightGradientsParams::columns"]
+        [::std::mem::offset_of!(NormWeightGradientsParams, columns) - 28usize];
+    ["Offset of field: NormWeightGradientsParams::d_weight_type"]
+        [::std::mem::offset_of!(NormWeightGradientsParams, d_weight_type) - 32usize];
+    ["Offset of field: NormWeightGradientsParams::d_bias_type"]
+        [::std::mem::offset_of!(NormWeightGradientsParams, d_bias_type) - 36usize];
 };

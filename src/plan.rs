@@ -2,12 +2,11 @@
 
 use std::fmt;
 
-use crate::attention::Operands;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::params::{
     AttentionBackwardParams, AttentionDeltaParams, AttentionForwardParams, AttentionMergeParams, AttentionSinksParams,
-    LayerNormForwardParams, SoftmaxForwardParams,
+    NormBackwardParams, NormForwardParams, NormWeightGradientsParams, SoftmaxBackwardParams, SoftmaxForwardParams,
 };
 use crate::target::{GpuTarget, Target};
 use crate::tensor::TensorSpec;
@@ -44,14 +43,16 @@ impl LaunchPlan {
     }
 
     /// The same launch with a call's random state.
-    pub(crate) fn with_dropout(&self, operands: &Operands<'_>) -> LaunchPlan {
+    pub(crate) fn with_random_state(&self, seed: u64, offset: u32) -> LaunchPlan {
         let mut plan = self.clone();
-        let shape = match &mut plan.params {
-            Params::AttentionForward(params) => &mut params.shape,
-            Params::AttentionBackward(params) => &mut params.shape,
+        let (of_seed, of_offset) = match &mut plan.params {
+            Params::AttentionForward(params) => (&mut params.shape.dropout_seed, &mut params.shape.dropout_offset),
+            Params::AttentionBackward(params) => (&mut params.shape.dropout_seed, &mut params.shape.dropout_offset),
+            Params::NormForward(params) => (&mut params.dropout.seed, &mut params.dropout.offset),
+            Params::NormBackward(params) => (&mut params.dropout.seed, &mut params.dropout.offset),
             _ => return plan,
         };
-        (shape.dropout_seed, shape.dropout_offset) = (operands.dropout_seed, operands.dropout_offset);
+        (*of_seed, *of_offset) = (seed, offset);
         plan
     }
 }
@@ -66,12 +67,13 @@ impl fmt::Display for LaunchPlan {
                 write!(f, ", {block_q} query rows a block, tiles of {block_kv} keys")?;
             }
             Tile::WarpRows { .. } => f.write_str(", a warp a row")?,
-            Tile::Rows { threads_per_row, rows_per_block, vectors: 0 } => {
-                write!(f, ", {rows_per_block} row(s) a block, {threads_per_row} threads a row, streamed")?;
+            Tile::Columns { .. } => f.write_str(", 32 columns a block")?,
+            Tile::Rows { rows_per_block: 1, vectors, .. } => {
+                write!(f, ", a row or a part of one for each, up to {vectors} vectors of 16 bytes a thread")?;
             }
-            Tile::Rows { threads_per_row, rows_per_block, vectors } => write!(
+            Tile::Rows { threads_per_row, rows_per_block, vectors, .. } => write!(
                 f,
-                ", {rows_per_block} row(s) a block, {threads_per_row} threads a row, {vectors} vector(s) of 16 bytes a thread"
+                ", {rows_per_block} rows for each, {threads_per_row} threads a row, up to {vectors} vectors of 16 bytes a thread"
             )?,
         }
         write!(f, ", {} bytes of shared memory", self.shared_bytes)
@@ -88,7 +90,10 @@ pub(crate) enum Params {
     AttentionSinks(AttentionSinksParams),
     AttentionMerge(AttentionMergeParams),
     SoftmaxForward(SoftmaxForwardParams),
-    LayerNormForward(LayerNormForwardParams),
+    SoftmaxBackward(SoftmaxBackwardParams),
+    NormForward(NormForwardParams),
+    NormBackward(NormBackwardParams),
+    NormWeightGradients(NormWeightGradientsParams),
 }
 
 #[cfg(any(feature = "cuda", feature = "emulator"))]
@@ -102,7 +107,10 @@ impl Params {
             Params::AttentionSinks(params) => bytemuck::cast_slice_mut(std::slice::from_mut(params)),
             Params::AttentionMerge(params) => bytemuck::cast_slice_mut(std::slice::from_mut(params)),
             Params::SoftmaxForward(params) => bytemuck::cast_slice_mut(std::slice::from_mut(params)),
-            Params::LayerNormForward(params) => bytemuck::cast_slice_mut(std::slice::from_mut(params)),
+            Params::SoftmaxBackward(params) => bytemuck::cast_slice_mut(std::slice::from_mut(params)),
+            Params::NormForward(params) => bytemuck::cast_slice_mut(std::slice::from_mut(params)),
+            Params::NormBackward(params) => bytemuck::cast_slice_mut(std::slice::from_mut(params)),
+            Params::NormWeightGradients(params) => bytemuck::cast_slice_mut(std::slice::from_mut(params)),
         }
     }
 }

@@ -55,10 +55,16 @@ pub enum Operation {
     AttentionBackwardSinks,
     /// Merges partial results of attention.
     AttentionMerge,
-    /// Softmax over the last axis, forward.
+    /// Softmax and log-softmax over the last axis, forward.
     SoftmaxForward,
-    /// Layer norm over the last axis, forward.
-    LayerNormForward,
+    /// Softmax and log-softmax over the last axis, backward.
+    SoftmaxBackward,
+    /// Layer norm and RMS norm over the last axis, forward.
+    NormForward,
+    /// Layer norm and RMS norm over the last axis, backward.
+    NormBackward,
+    /// Layer norm and RMS norm over the last axis, backward: adds up the parts of the gradients of weight and bias.
+    NormWeightGradients,
 }
 
 impl Operation {
@@ -73,7 +79,10 @@ impl Operation {
             Operation::AttentionBackwardSinks => "attention_backward_sinks",
             Operation::AttentionMerge => "attention_merge",
             Operation::SoftmaxForward => "softmax_forward",
-            Operation::LayerNormForward => "layer_norm_forward",
+            Operation::SoftmaxBackward => "softmax_backward",
+            Operation::NormForward => "norm_forward",
+            Operation::NormBackward => "norm_backward",
+            Operation::NormWeightGradients => "norm_weight_gradients",
         }
     }
 }
@@ -86,6 +95,18 @@ pub enum Features {
     Plain,
     /// Everything: also softcap, ALiBi, bias, boolean masks, dropout, a prefix, rows of any alignment and any smaller
     /// head_dim.
+    General,
+}
+
+/// Which rows a kernel of softmax or a norm takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RowFeatures {
+    /// As [`RowFeatures::Plain`], and every row begins and ends on a 16-byte boundary.
+    Whole,
+    /// Tensors of one type that all lie alike: wherever one crosses a 16-byte boundary, all do. No options but those that
+    /// cost nothing.
+    Plain,
+    /// Everything: masks and biases of softmax, dropout, tensors of several types, of any alignment.
     General,
 }
 
@@ -112,15 +133,23 @@ pub enum Tile {
         /// Warps of a block.
         warps: u32,
     },
-    /// Each row is held by `threads_per_row` threads in `vectors` 16-byte registers each; zero vectors
-    /// means that the row is streamed and its length is not bounded.
+    /// Each row is held by `threads_per_row` threads in `vectors` 16-byte registers each. Several rows share a block of
+    /// fixed size; a block of one row has as many threads as the row needs, `threads_per_row` at most, and longer rows
+    /// are shared by several blocks.
     Rows {
         /// Threads that share one row.
         threads_per_row: u32,
         /// Rows of a block.
         rows_per_block: u32,
-        /// 16-byte vectors that each thread keeps in registers, or 0 to stream the row.
+        /// 16-byte vectors that each thread keeps in registers.
         vectors: u32,
+        /// Which rows it takes.
+        features: RowFeatures,
+    },
+    /// A block adds up the parts of 32 neighbouring columns.
+    Columns {
+        /// Warps of a block.
+        warps: u32,
     },
 }
 
@@ -171,8 +200,11 @@ impl Variant {
             Operation::AttentionBackwardBias => "attention_backward_bias_sm80.cu",
             Operation::AttentionBackwardSinks => "attention_backward_sinks.cu",
             Operation::AttentionMerge => "attention_merge.cu",
-            Operation::SoftmaxForward => "softmax.cu",
-            Operation::LayerNormForward => "layer_norm.cu",
+            Operation::SoftmaxForward => "softmax_forward.cu",
+            Operation::SoftmaxBackward => "softmax_backward.cu",
+            Operation::NormForward => "norm_forward.cu",
+            Operation::NormBackward => "norm_backward.cu",
+            Operation::NormWeightGradients => "norm_weight_gradients.cu",
         }
     }
 
@@ -191,9 +223,16 @@ impl Variant {
                 };
                 format!("{stem}_{dims}_{suffix}")
             }
-            Tile::WarpRows { .. } => stem,
-            Tile::Rows { threads_per_row, vectors: 0, .. } => format!("{stem}_t{threads_per_row}_stream"),
-            Tile::Rows { threads_per_row, vectors, .. } => format!("{stem}_t{threads_per_row}_v{vectors}"),
+            Tile::WarpRows { .. } | Tile::Columns { .. } => stem,
+            Tile::Rows { threads_per_row, rows_per_block, features, .. } => {
+                let threads = if rows_per_block == 1 { "block" } else { "lanes" };
+                let suffix = match features {
+                    RowFeatures::Whole => "whole",
+                    RowFeatures::Plain => "plain",
+                    RowFeatures::General => "general",
+                };
+                format!("{stem}_{threads}{threads_per_row}_{suffix}")
+            }
         }
     }
 
@@ -216,20 +255,26 @@ impl Variant {
                 defines.push(("WARPFOLD_WARPS", warps.to_string()));
                 defines.push(("WARPFOLD_GENERAL", u32::from(features == Features::General).to_string()));
             }
-            Tile::WarpRows { warps } => defines.push(("WARPFOLD_WARPS", warps.to_string())),
-            Tile::Rows { threads_per_row, rows_per_block, vectors } => {
+            Tile::WarpRows { warps } | Tile::Columns { warps } => {
+                defines.push(("WARPFOLD_WARPS", warps.to_string()));
+            }
+            Tile::Rows { threads_per_row, rows_per_block, vectors, features } => {
                 defines.push(("WARPFOLD_THREADS_PER_ROW", threads_per_row.to_string()));
                 defines.push(("WARPFOLD_ROWS_PER_BLOCK", rows_per_block.to_string()));
                 defines.push(("WARPFOLD_VECTORS", vectors.to_string()));
+                defines.push(("WARPFOLD_FEATURES", (features as u32).to_string()));
+                // As many blocks as the budget of registers lets a multiprocessor hold, and so no more registers than that.
+                let blocks = REGISTERS_PER_SM / (self.budget.registers * self.threads());
+                defines.push(("WARPFOLD_BLOCKS_PER_SM", blocks.to_string()));
             }
         }
         defines
     }
 
-    /// Threads of a block.
+    /// Threads of a block, at most.
     pub const fn threads(&self) -> u32 {
         match self.tile {
-            Tile::Attention { warps, .. } | Tile::WarpRows { warps } => warps * 32,
+            Tile::Attention { warps, .. } | Tile::WarpRows { warps } | Tile::Columns { warps } => warps * 32,
             Tile::Rows { threads_per_row, rows_per_block, .. } => threads_per_row * rows_per_block,
         }
     }
@@ -258,23 +303,26 @@ impl Variant {
                     _ => (block_q + block_kv) * both_dims * size_bytes,
                 }
             }
-            Tile::WarpRows { .. } => 0,
-            Tile::Rows { .. } => 0,
+            Tile::WarpRows { .. } | Tile::Columns { .. } | Tile::Rows { .. } => 0,
         }
     }
 
     /// The longest row that the kernel takes, in elements, whatever the row's alignment; `None` is unbounded.
     pub const fn columns_max(&self) -> Option<u64> {
         match self.tile {
-            Tile::Attention { .. } | Tile::WarpRows { .. } | Tile::Rows { vectors: 0, .. } => None,
-            Tile::Rows { threads_per_row, vectors, .. } => {
+            Tile::Rows { threads_per_row, vectors, rows_per_block, .. } if rows_per_block > 1 => {
+                // What lies outside of whole 16-byte vectors is extra, and less than a vector at either end. So every row
+                // with less than one vector more has whole vectors for the threads at most.
                 let per_vector = 16 / self.dtype.size_bytes() as u64;
-                // A row that does not start on a 16-byte boundary needs one vector slot more.
-                Some((threads_per_row as u64 * vectors as u64 - 1) * per_vector)
+                Some((threads_per_row as u64 * vectors as u64 + 1) * per_vector - 1)
             }
+            _ => None,
         }
     }
 }
+
+/// Registers of a multiprocessor, of every GPU since Ampere.
+pub(crate) const REGISTERS_PER_SM: u32 = 65536;
 
 /// What a block works out once and keeps in shared memory, where its options need the registers.
 const BLOCK_STATE_BYTES: u32 = 128;
@@ -311,13 +359,24 @@ const fn warp_rows(operation: Operation, dtype: DType) -> Variant {
     }
 }
 
-const fn rows(operation: Operation, dtype: DType, threads_per_row: u32, rows_per_block: u32, vectors: u32) -> Variant {
+/// Bytes of each row tensor that a thread of the ladder holds, whatever the type. A row of any length keeps half of that
+/// and more under way for each of its threads.
+const ROW_BYTES_PER_THREAD: u32 = 64;
+
+/// A kernel of the ladder.
+const fn rows(
+    operation: Operation,
+    dtype: DType,
+    features: RowFeatures,
+    [threads_per_row, rows_per_block]: [u32; 2],
+    registers: u32,
+) -> Variant {
     Variant {
         operation,
         arch: Arch::Sm80,
         dtype,
-        tile: Tile::Rows { threads_per_row, rows_per_block, vectors },
-        budget: Budget { registers: 128, main_loop: None },
+        tile: Tile::Rows { threads_per_row, rows_per_block, vectors: ROW_BYTES_PER_THREAD / 16, features },
+        budget: Budget { registers, main_loop: None },
     }
 }
 
@@ -374,31 +433,69 @@ const F32_ATTENTION: [Variant; 15] = [
     warp_rows(Operation::AttentionBackwardSinks, DType::F32),
 ];
 
-/// The row-length ladder of the row operations, shortest first.
-macro_rules! ladder {
-    ($($operation:ident, $dtype:ident;)*) => {
-        [$(
-            rows(Operation::$operation, DType::$dtype, 32, 4, 1),
-            rows(Operation::$operation, DType::$dtype, 32, 4, 4),
-            rows(Operation::$operation, DType::$dtype, 256, 1, 4),
-            rows(Operation::$operation, DType::$dtype, 512, 1, 0),
-        )*]
+/// The row-length ladder of an operation and type, shortest rows first: threads of a row and rows of a block. The last entries
+/// are a block a row, of up to so many threads.
+const fn ladder(operation: Operation, dtype: DType) -> [Variant; 8] {
+    // Backward, a norm keeps two row tensors and two f32 sums a column in registers.
+    let is_sum = matches!(operation, Operation::NormBackward);
+    let is_wide = is_sum && dtype.size_bytes() == 2;
+    let (plain, plain_block) = if is_wide {
+        (168, 384)
+    } else if is_sum {
+        (128, 512)
+    } else {
+        (64, 1024)
     };
+    let (general, general_block, general_registers) = if is_sum { (255, 256, 255) } else { (96, 512, 128) };
+    [
+        rows(operation, dtype, RowFeatures::Whole, [4, 32], plain),
+        rows(operation, dtype, RowFeatures::Plain, [8, 16], plain),
+        rows(operation, dtype, RowFeatures::Plain, [16, 8], plain),
+        rows(operation, dtype, RowFeatures::Plain, [32, 4], plain),
+        rows(operation, dtype, RowFeatures::Plain, [plain_block, 1], plain),
+        rows(operation, dtype, RowFeatures::General, [8, 16], general),
+        rows(operation, dtype, RowFeatures::General, [32, 4], general),
+        rows(operation, dtype, RowFeatures::General, [general_block, 1], general_registers),
+    ]
+}
+
+const fn ladders(operation: Operation) -> [[Variant; 8]; 3] {
+    [ladder(operation, DType::F32), ladder(operation, DType::F16), ladder(operation, DType::BF16)]
 }
 
 const F16_ATTENTION: [Variant; 22] = tensor_core_attention!(F16);
 const BF16_ATTENTION: [Variant; 22] = tensor_core_attention!(BF16);
 
-const ROWS: [Variant; 24] = ladder! {
-    SoftmaxForward, F32; SoftmaxForward, F16; SoftmaxForward, BF16;
-    LayerNormForward, F32; LayerNormForward, F16; LayerNormForward, BF16;
+const ROWS: [[[Variant; 8]; 3]; 4] = [
+    ladders(Operation::SoftmaxForward),
+    ladders(Operation::SoftmaxBackward),
+    ladders(Operation::NormForward),
+    ladders(Operation::NormBackward),
+];
+
+/// Adds up f32 parts, into results of any type.
+const SUMS: [Variant; 1] = [Variant {
+    operation: Operation::NormWeightGradients,
+    arch: Arch::Sm80,
+    dtype: DType::F32,
+    tile: Tile::Columns { warps: 8 },
+    budget: Budget { registers: 64, main_loop: None },
+}];
+
+const TABLES: [&[Variant]; 5] =
+    [&F16_ATTENTION, &BF16_ATTENTION, &F32_ATTENTION, ROWS.as_flattened().as_flattened(), &SUMS];
+
+const VARIANT_COUNT: usize = {
+    let (mut count, mut part) = (0, 0);
+    while part < TABLES.len() {
+        (count, part) = (count + TABLES[part].len(), part + 1);
+    }
+    count
 };
 
-const TABLES: [&[Variant]; 4] = [&F16_ATTENTION, &BF16_ATTENTION, &F32_ATTENTION, &ROWS];
-
 /// The table: the first row that accepts a problem on a target is the one that runs.
-pub static VARIANTS: [Variant; F16_ATTENTION.len() + BF16_ATTENTION.len() + F32_ATTENTION.len() + ROWS.len()] = {
-    let mut table = [ROWS[0]; F16_ATTENTION.len() + BF16_ATTENTION.len() + F32_ATTENTION.len() + ROWS.len()];
+pub static VARIANTS: [Variant; VARIANT_COUNT] = {
+    let mut table = [SUMS[0]; VARIANT_COUNT];
     let (mut index, mut part) = (0, 0);
     while part < TABLES.len() {
         let mut row = 0;

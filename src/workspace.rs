@@ -28,6 +28,21 @@ impl Workspace {
         self
     }
 
+    /// The memory on the device.
+    pub(crate) fn device_tensors<const N: usize>(&mut self) -> Result<[&mut Tensor; N]> {
+        let count = self.tensors.len();
+        let mut tensors = self.tensors.iter_mut();
+        let first: [Option<&mut Tensor>; N] = std::array::from_fn(|_| tensors.next());
+        match count == N {
+            true => Ok(first.map(|tensor| tensor.expect("there are as many"))),
+            false => Err(Error::PlanMismatch {
+                what: "the workspace",
+                given: format!("{count} tensors on the device"),
+                planned: format!("{N} tensors on the device"),
+            }),
+        }
+    }
+
     /// The workspace must have a scratch area of at least `elements`.
     pub(crate) fn check(&self, elements: usize) -> Result<()> {
         if self.slots.first().is_some_and(|slot| slot.len() >= elements) {

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use warpfold::{
     Attention, AttentionForward, AttentionOutputs, AttentionState, BackwardInputs, BackwardSpec, DType, Device,
-    GradientOutputs, LayerNorm, LayerNormInputs, LayerNormOutputs, Mask, Qkv, SeqLens, Softmax, Tensor,
+    GradientOutputs, Mask, Norm, NormBackwardInputs, NormInputs, Qkv, SeqLens, Softmax, SoftmaxBackwardSpec,
+    SoftmaxInputs, SoftmaxSpec, Tensor,
 };
 
 struct Counting;
@@ -93,23 +94,79 @@ fn check_merge(pool: &rayon::ThreadPool, dtype: DType) {
     assert_eq!(count, 0, "a merge into {dtype}");
 }
 
-/// Softmax and layer norm.
-fn check_rows(pool: &rayon::ThreadPool, dtype: DType) {
+/// Softmax, in place and not, with every option.
+fn check_softmax(pool: &rayon::ThreadPool, dtype: DType) {
     let device = Device::cpu();
-    let stream = device.stream();
-    let (x, mut y) = (zeros(dtype, &[100, 333]), zeros(dtype, &[100, 333]));
-    let plan = Softmax::new().plan(&x.view().spec(), None, &device.target()).expect("a valid problem");
-    let mut workspace = pool.install(|| plan.workspace(&stream)).expect("a workspace");
-    let count = allocations(pool, || plan.forward_into(&stream, &x, &mut y, &mut workspace).expect("a valid call"));
-    assert_eq!(count, 0, "softmax of {dtype}");
+    let (stream, target) = (device.stream(), device.target());
+    let (x, mut y) = (zeros(dtype, &[4, 25, 333]), zeros(dtype, &[4, 25, 333]));
+    let (bias, mask) = (zeros(dtype, &[25, 333]), zeros(DType::U8, &[4, 1, 333]));
+    let softmax = Softmax::new().scale(0.5).mask(Mask::causal().prefix(3));
+    for softmax in [softmax, softmax.log(true)] {
+        let spec = SoftmaxSpec::new(x.view().spec()).bias(bias.view().spec()).mask(mask.view().spec());
+        let plan = softmax.plan(&spec, &target).expect("a valid problem");
+        let mut workspace = pool.install(|| plan.workspace(&stream)).expect("a workspace");
+        let inputs = SoftmaxInputs::new(&x).bias(&bias).mask(&mask);
+        let count = allocations(pool, || {
+            plan.forward_into(&stream, inputs, &mut y, &mut workspace).expect("a valid call");
+        });
+        assert_eq!(count, 0, "softmax of {dtype}");
+        let plan = softmax.plan(&spec.in_place(), &target).expect("a valid problem");
+        let inputs = SoftmaxInputs::in_place().bias(&bias).mask(&mask);
+        let count = allocations(pool, || {
+            plan.forward_into(&stream, inputs, &mut y, &mut workspace).expect("a valid call");
+        });
+        assert_eq!(count, 0, "softmax of {dtype} in place");
 
-    let inputs = LayerNormInputs::new(&x);
-    let plan = LayerNorm::new().plan(&inputs.spec(), &device.target()).expect("a valid problem");
-    let mut workspace = pool.install(|| plan.workspace(&stream)).expect("a workspace");
-    let count = allocations(pool, || {
-        plan.forward_into(&stream, &inputs, LayerNormOutputs::new(&mut y), &mut workspace).expect("a valid call");
-    });
-    assert_eq!(count, 0, "layer norm of {dtype}");
+        let spec = SoftmaxBackwardSpec::new(x.view().spec(), x.view().spec());
+        let plan = softmax.plan_backward(&spec, &target).expect("a valid problem");
+        let mut workspace = pool.install(|| plan.workspace(&stream)).expect("a workspace");
+        let count = allocations(pool, || {
+            plan.backward_into(&stream, [x.view(), x.view()], &mut y, &mut workspace).expect("a valid call");
+        });
+        assert_eq!(count, 0, "softmax backward of {dtype}");
+        let plan = softmax.plan_backward(&spec.in_place(), &target).expect("a valid problem");
+        let count = allocations(pool, || {
+            plan.backward_in_place(&stream, &x, &mut y, &mut workspace).expect("a valid call");
+        });
+        assert_eq!(count, 0, "softmax backward of {dtype} in place");
+    }
+}
+
+/// Layer norm and RMS norm, with every option and with none.
+fn check_norm(pool: &rayon::ThreadPool, dtype: DType, norm: Norm) {
+    let device = Device::cpu();
+    let (stream, target) = (device.stream(), device.target());
+    let (x, weight) = (zeros(dtype, &[100, 333]), zeros(dtype, &[333]));
+    let residual = zeros(DType::F32, &[100, 333]);
+    for (norm, has_options) in [(norm, false), (norm.dropout(0.5), true)] {
+        let mut inputs = NormInputs::new(&x);
+        if has_options {
+            inputs = inputs.weight(&weight).bias(&weight).residual(&residual);
+        }
+        let plan = norm.plan(&inputs.spec(), &target).expect("a valid problem");
+        let mut forward = norm.return_stats(true).forward(&inputs).expect("a valid call");
+        let mut workspace = pool.install(|| plan.workspace(&stream)).expect("a workspace");
+        let count = allocations(pool, || {
+            plan.forward_into(&stream, &inputs, forward.outputs(), &mut workspace).expect("a valid call");
+        });
+        assert_eq!(count, 0, "{norm:?} of {dtype}");
+
+        let mut inputs = NormBackwardInputs::new(&x, &x);
+        if has_options {
+            inputs = inputs.weight(&weight).bias(&weight).d_sum(&residual);
+        }
+        let mut gradients = norm.backward(&inputs).expect("a valid call");
+        let mut spec = inputs.spec();
+        if let Some(d_residual) = &gradients.d_residual {
+            spec = spec.d_residual(d_residual.view().spec());
+        }
+        let plan = norm.plan_backward(&spec, &target).expect("a valid problem");
+        let mut workspace = pool.install(|| plan.workspace(&stream)).expect("a workspace");
+        let count = allocations(pool, || {
+            plan.backward_into(&stream, &inputs, gradients.outputs(), &mut workspace).expect("a valid call");
+        });
+        assert_eq!(count, 0, "{norm:?} backward of {dtype}");
+    }
 }
 
 // One test, so that no other test of this binary allocates meanwhile.
@@ -136,6 +193,8 @@ fn calls_into_given_tensors_allocate_nothing() {
         let packed = zeros(dtype, &[160, 4, 32]);
         check_attention(&pool, "packed", causal, &Qkv::packed(&packed, &packed, &packed, &lengths, &lengths));
         check_merge(&pool, dtype);
-        check_rows(&pool, dtype);
+        check_softmax(&pool, dtype);
+        check_norm(&pool, dtype, Norm::layer());
+        check_norm(&pool, dtype, Norm::rms());
     }
 }

@@ -5,8 +5,9 @@ mod common;
 use half::f16;
 use warpfold::{
     Attention, AttentionBackwardPlan, AttentionForward, AttentionOutputs, AttentionState, BackwardInputs, BackwardSpec,
-    DType, Device, Error, GpuTarget, GradientOutputs, LayerNorm, LayerNormInputs, Layout, LengthsSpec, Mask, Qkv,
-    QkvSpec, SeqLens, Softmax, Target, Tensor, TensorMut, TensorRef, TensorSpec,
+    DType, Device, Error, GpuTarget, GradientOutputs, Layout, LengthsSpec, Mask, Norm, NormBackwardInputs,
+    NormBackwardSpec, NormGradientOutputs, NormInputs, NormOutputs, NormSpec, Qkv, QkvSpec, SeqLens, Softmax,
+    SoftmaxBackwardSpec, SoftmaxInputs, SoftmaxSpec, Target, Tensor, TensorMut, TensorRef, TensorSpec,
 };
 
 fn tensor(shape: &[usize]) -> Tensor {
@@ -59,7 +60,10 @@ fn types_must_match() {
     let error = Attention::new().forward(&Qkv::new(&integers, &integers, &integers)).unwrap_err();
     assert!(matches!(error, Error::UnsupportedDType { dtype: DType::I32, .. }), "{error}");
     assert!(matches!(Softmax::new().forward(&integers), Err(Error::UnsupportedDType { .. })));
-    assert!(matches!(LayerNorm::new().forward(&LayerNormInputs::new(&integers)), Err(Error::UnsupportedDType { .. })));
+    assert!(matches!(Softmax::new().backward(&integers, &integers), Err(Error::UnsupportedDType { .. })));
+    assert!(matches!(Norm::layer().forward(&NormInputs::new(&integers)), Err(Error::UnsupportedDType { .. })));
+    let backward = Norm::rms().backward(&NormBackwardInputs::new(&integers, &integers));
+    assert!(matches!(backward, Err(Error::UnsupportedDType { .. })));
 }
 
 #[test]
@@ -99,8 +103,23 @@ fn outputs_must_not_overlap() {
     let spec = Qkv::new(&q, &q, &q).spec().output(output);
     let error = Attention::new().plan(&spec, &Target::Cpu).unwrap_err();
     assert!(matches!(error, Error::Overlap { tensor: "the output", .. }), "{error}");
-    let error = Softmax::new().plan(&q.view().spec(), Some(&output), &Target::Cpu).unwrap_err();
-    assert!(matches!(error, Error::Overlap { .. }), "{error}");
+    let x = q.view().spec();
+    let (softmax, norm) = (Softmax::new(), Norm::layer());
+    for (error, name) in [
+        (softmax.plan(&SoftmaxSpec::new(x).output(output), &Target::Cpu).map(drop), "the output"),
+        (softmax.plan(&SoftmaxSpec::new(output).in_place(), &Target::Cpu).map(drop), "the output"),
+        (softmax.plan_backward(&SoftmaxBackwardSpec::new(x, x).d_x(output), &Target::Cpu).map(drop), "d_x"),
+        (softmax.plan_backward(&SoftmaxBackwardSpec::new(x, output).in_place(), &Target::Cpu).map(drop), "d_x"),
+        (norm.plan(&NormSpec::new(x).output(output), &Target::Cpu).map(drop), "the output"),
+        (norm.plan(&NormSpec::new(x).residual(x).sum(output), &Target::Cpu).map(drop), "the sum"),
+        (norm.plan_backward(&NormBackwardSpec::new(x, x).d_x(output), &Target::Cpu).map(drop), "d_x"),
+        (norm.plan_backward(&NormBackwardSpec::new(x, x).d_residual(output), &Target::Cpu).map(drop), "d_residual"),
+    ] {
+        let error = error.expect_err(name);
+        assert!(matches!(&error, Error::Overlap { tensor, .. } if *tensor == name), "{error}");
+    }
+    // What is only read may repeat itself.
+    assert!(softmax.plan(&SoftmaxSpec::new(output), &Target::Cpu).is_ok());
 }
 
 #[test]
@@ -119,7 +138,18 @@ fn lengths_over_32_bits_are_refused() {
         );
     }
     let rows = spec(DType::F16, &[long, 4]);
-    assert!(matches!(Softmax::new().plan(&rows, None, &Target::Cpu), Err(Error::TooLarge { .. })));
+    let wide = spec(DType::F16, &[4, long]);
+    for target in [Target::Cpu, Target::Gpu(GpuTarget::A100)] {
+        for (x, what) in [(rows, "the number of rows"), (wide, "the number of columns")] {
+            let refused = |error: Error| {
+                assert_eq!(error, Error::TooLarge { what, value: long, limit: i32::MAX as usize });
+            };
+            refused(Softmax::new().plan(&SoftmaxSpec::new(x), &target).unwrap_err());
+            refused(Softmax::new().plan_backward(&SoftmaxBackwardSpec::new(x, x), &target).unwrap_err());
+            refused(Norm::rms().plan(&NormSpec::new(x), &target).unwrap_err());
+            refused(Norm::rms().plan_backward(&NormBackwardSpec::new(x, x), &target).unwrap_err());
+        }
+    }
     // A grid has at most 2^31 - 1 blocks.
     let many = spec(DType::F16, &[1 << 20, 1 << 12, 1, 64]);
     let error = Attention::new().plan(&QkvSpec::new(many, many, many), &Target::Gpu(GpuTarget::H100)).unwrap_err();
@@ -212,11 +242,330 @@ fn options_have_ranges() {
     for offset in [(1 << 29) - 1, 1 - (1 << 29)] {
         assert!(Attention::new().mask(Mask::causal().offset(offset)).forward(&Qkv::new(&q, &q, &q)).is_ok());
     }
-    let error = LayerNorm::new().eps(-1.0).forward(&LayerNormInputs::new(&q)).unwrap_err();
-    assert!(matches!(error, Error::Option { name: "eps", .. }), "{error}");
-    let weight = tensor(&[7]);
-    let error = LayerNorm::new().forward(&LayerNormInputs::new(&q).weight(&weight)).unwrap_err();
-    assert!(matches!(error, Error::Shape { tensor: "weight", .. }), "{error}");
+    for scale in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        let expected = format!("the softmax scale is {scale}; it must be finite and positive");
+        let softmax = Softmax::new().scale(scale);
+        assert_eq!(softmax.forward(&q).unwrap_err().to_string(), expected);
+        assert_eq!(softmax.backward(&q, &q).unwrap_err().to_string(), expected);
+    }
+    assert!(matches!(Softmax::new().temperature(0.0).forward(&q), Err(Error::Option { .. })));
+    let error = Softmax::new().mask(Mask::causal().offset(1 << 29)).forward(&q).unwrap_err();
+    assert!(matches!(error, Error::Option { name: "the mask's offset", .. }), "{error}");
+    let both_ways = |norm: Norm, expected: &str| {
+        for norm in [norm, norm.zero_centered(true)] {
+            assert_eq!(norm.forward(&NormInputs::new(&q)).unwrap_err().to_string(), expected);
+            assert_eq!(norm.backward(&NormBackwardInputs::new(&q, &q)).unwrap_err().to_string(), expected);
+        }
+    };
+    for norm in [Norm::layer(), Norm::rms()] {
+        for eps in [-1.0, f32::NAN, f32::INFINITY] {
+            both_ways(norm.eps(eps), &format!("eps is {eps}; it must be finite and not negative"));
+        }
+        for probability in [1.0, -0.5, 2.0, f32::NAN] {
+            let expected = format!("the dropout probability is {probability}; it must be in [0, 1)");
+            both_ways(norm.dropout(probability), &expected);
+        }
+        assert!(norm.eps(0.0).dropout(0.0).forward(&NormInputs::new(&q)).is_ok());
+    }
+}
+
+/// The error's text for softmax of x `[2, 3, 8]`, f16.
+fn softmax_refused(softmax: Softmax, spec: impl FnOnce(SoftmaxSpec) -> SoftmaxSpec) -> String {
+    let spec = spec(SoftmaxSpec::new(self::spec(DType::F16, &[2, 3, 8])));
+    let errors = [Target::Cpu, Target::Gpu(GpuTarget::A100)]
+        .map(|target| softmax.plan(&spec, &target).expect_err("a bad input").to_string());
+    assert_eq!(errors[0], errors[1], "a GPU says something else");
+    errors.into_iter().next().expect("two errors")
+}
+
+/// A stride other than 1 in the last dimension.
+fn strided(dtype: DType, shape: &[usize], strides: &[usize]) -> TensorSpec {
+    TensorSpec { layout: Layout::strided(shape, strides, 0).expect("a valid layout"), ..spec(dtype, shape) }
+}
+
+#[test]
+fn masks_and_biases_of_softmax_broadcast_to_x() {
+    for shape in [&[2, 3, 7][..], &[3, 3, 8], &[1, 2, 3, 8], &[2], &[2, 1]] {
+        let expected = format!("has shape {shape:?}; [2, 3, 8] is needed, because it has that shape, or 1");
+        let text = softmax_refused(Softmax::new(), |x| x.mask(spec(DType::U8, shape)));
+        assert!(text.starts_with(&format!("mask {expected}")), "{text}");
+        let text = softmax_refused(Softmax::new(), |x| x.bias(spec(DType::F32, shape)));
+        assert!(text.starts_with(&format!("bias {expected}")), "{text}");
+    }
+    for dtype in [DType::F16, DType::I32] {
+        let text = softmax_refused(Softmax::new(), |x| x.mask(spec(dtype, &[8])));
+        assert_eq!(text, format!("mask is {dtype}; u8 is needed"));
+    }
+    for dtype in [DType::U8, DType::I32, DType::BF16] {
+        let text = softmax_refused(Softmax::new(), |x| x.bias(spec(dtype, &[8])));
+        assert_eq!(text, format!("bias is {dtype}; f16 is needed"));
+    }
+    let text = softmax_refused(Softmax::new(), |x| x.bias(strided(DType::F32, &[3, 8], &[1, 3])));
+    assert!(text.starts_with("the last dimension of bias has stride 3; it must be 1"), "{text}");
+    let text = softmax_refused(Softmax::new(), |x| x.mask(strided(DType::U8, &[8], &[2])));
+    assert!(text.starts_with("the last dimension of mask has stride 2; it must be 1"), "{text}");
+    // A bias of x's type or of f32, and any shape that broadcasts.
+    for shape in [&[2, 3, 8][..], &[3, 8], &[8], &[1], &[2, 1, 1], &[1, 1, 8], &[]] {
+        for dtype in [DType::F16, DType::F32] {
+            let x = SoftmaxSpec::new(spec(DType::F16, &[2, 3, 8]));
+            let inputs = x.bias(spec(dtype, shape)).mask(spec(DType::U8, shape));
+            Softmax::new().plan(&inputs, &Target::Cpu).unwrap_or_else(|error| panic!("{error}"));
+        }
+    }
+}
+
+#[test]
+fn a_mask_by_position_needs_queries_and_keys() {
+    let x = tensor(&[8]);
+    assert!(Softmax::new().forward(&x).is_ok());
+    let error = Softmax::new().mask(Mask::causal()).forward(&x).unwrap_err();
+    assert_eq!(error.to_string(), "x has shape [8] of rank 1; [..., queries, keys] under a mask is needed");
+    let scalar = tensor(&[]);
+    let error = Softmax::new().forward(&scalar).unwrap_err();
+    assert_eq!(error.to_string(), "x has shape [] of rank 0; [..., columns] is needed");
+    assert!(matches!(Norm::rms().forward(&NormInputs::new(&scalar)), Err(Error::Rank { tensor: "x", .. })));
+}
+
+#[test]
+fn results_of_softmax_have_the_shape_and_type_of_x() {
+    let text = softmax_refused(Softmax::new(), |x| x.output(spec(DType::F32, &[2, 3, 8])));
+    assert_eq!(text, "the output is f32; f16 is needed");
+    let text = softmax_refused(Softmax::new(), |x| x.output(spec(DType::F16, &[3, 2, 8])));
+    assert!(text.starts_with("the output has shape [3, 2, 8]; [2, 3, 8] is needed"), "{text}");
+    let y = spec(DType::F16, &[2, 3, 8]);
+    let refused = |spec: SoftmaxBackwardSpec| Softmax::new().plan_backward(&spec, &Target::Cpu).unwrap_err();
+    let float = spec(DType::F32, &[2, 3, 8]);
+    for (spec, tensor) in
+        [(SoftmaxBackwardSpec::new(y, float), "d_y"), (SoftmaxBackwardSpec::new(y, y).d_x(float), "d_x")]
+    {
+        assert_eq!(refused(spec), Error::DTypeMismatch { tensor, dtype: DType::F32, expected: DType::F16 });
+    }
+    let other = spec(DType::F16, &[6, 8]);
+    for (spec, name) in
+        [(SoftmaxBackwardSpec::new(y, other), "d_y"), (SoftmaxBackwardSpec::new(y, y).d_x(other), "d_x")]
+    {
+        let error = refused(spec);
+        assert!(matches!(&error, Error::Shape { tensor, .. } if *tensor == name), "{error}");
+    }
+    let error = Softmax::new().forward(SoftmaxInputs::in_place()).unwrap_err();
+    assert_eq!(error, Error::Missing { tensor: "x" });
+}
+
+/// Rows of every tensor are contiguous; only a bias or a mask is repeated along them.
+#[test]
+fn rows_are_contiguous() {
+    let x = spec(DType::F32, &[4, 8]);
+    for (stride, other) in [(2, strided(DType::F32, &[4, 8], &[16, 2])), (0, strided(DType::F32, &[4, 8], &[1, 0]))] {
+        let (softmax, norm) = (Softmax::new(), Norm::layer());
+        let target = Target::Gpu(GpuTarget::A100);
+        let refused = |error: Option<Error>, name: &str| {
+            let error = error.unwrap_or_else(|| panic!("{name} with stride {stride} is planned for"));
+            let is_right =
+                matches!(&error, Error::LastStride { tensor, stride: of, .. } if *tensor == name && *of == stride);
+            assert!(is_right, "{name}: {error}");
+        };
+        refused(softmax.plan(&SoftmaxSpec::new(other), &target).err(), "x");
+        refused(softmax.plan_backward(&SoftmaxBackwardSpec::new(other, x), &target).err(), "y");
+        refused(softmax.plan_backward(&SoftmaxBackwardSpec::new(x, other).d_x(x), &target).err(), "d_y");
+        refused(norm.plan(&NormSpec::new(other), &target).err(), "x");
+        refused(norm.plan(&NormSpec::new(x).residual(other), &target).err(), "residual");
+        refused(norm.plan_backward(&NormBackwardSpec::new(other, x), &target).err(), "d_y");
+        refused(norm.plan_backward(&NormBackwardSpec::new(x, other), &target).err(), "the sum");
+        refused(norm.plan_backward(&NormBackwardSpec::new(x, x).d_sum(other), &target).err(), "d_sum");
+        let vector = strided(DType::F32, &[8], &[stride]);
+        refused(norm.plan(&NormSpec::new(x).weight(vector), &target).err(), "weight");
+        refused(norm.plan(&NormSpec::new(x).bias(vector), &target).err(), "bias");
+        refused(norm.plan_backward(&NormBackwardSpec::new(x, x).weight(vector), &target).err(), "weight");
+    }
+    let repeated = strided(DType::F32, &[4, 8], &[1, 0]);
+    assert!(Softmax::new().plan(&SoftmaxSpec::new(x).bias(repeated), &Target::Cpu).is_ok());
+}
+
+#[test]
+fn tensors_of_a_norm_have_its_shape() {
+    let x = spec(DType::F16, &[2, 3, 8]);
+    let forward = |spec: NormSpec| {
+        let plan = |target: Target| Norm::layer().plan(&spec, &target).unwrap_err().to_string();
+        let errors = [Target::Cpu, Target::Gpu(GpuTarget::A100)].map(plan);
+        assert_eq!(errors[0], errors[1]);
+        errors[0].clone()
+    };
+    let backward = |spec: NormBackwardSpec| {
+        let plan = |target: Target| Norm::rms().plan_backward(&spec, &target).unwrap_err().to_string();
+        let errors = [Target::Cpu, Target::Gpu(GpuTarget::A100)].map(plan);
+        assert_eq!(errors[0], errors[1]);
+        errors[0].clone()
+    };
+    let (new, new_backward) = (NormSpec::new(x), NormBackwardSpec::new(x, x));
+    for shape in [&[7][..], &[1], &[3, 8], &[]] {
+        let vector = spec(DType::F32, shape);
+        let expected = format!("has shape {shape:?}; [8] is needed, because it has one value a column");
+        assert_eq!(forward(new.weight(vector)), format!("weight {expected}"));
+        assert_eq!(forward(new.bias(vector)), format!("bias {expected}"));
+        assert_eq!(backward(new_backward.weight(vector)), format!("weight {expected}"));
+        assert_eq!(backward(new_backward.bias(vector)), format!("bias {expected}"));
+    }
+    let other = spec(DType::F16, &[3, 2, 8]);
+    let expected = "has shape [3, 2, 8]; [2, 3, 8] is needed, because all rows have one shape";
+    assert_eq!(forward(new.residual(other)), format!("residual {expected}"));
+    assert_eq!(forward(new.output(other)), format!("the output {expected}"));
+    assert_eq!(forward(new.residual(x).sum(other)), format!("the sum {expected}"));
+    assert_eq!(backward(NormBackwardSpec::new(x, other)), format!("the sum {expected}"));
+    assert_eq!(backward(new_backward.d_sum(other)), format!("d_sum {expected}"));
+    assert_eq!(backward(new_backward.d_x(other)), format!("d_x {expected}"));
+    assert_eq!(backward(new_backward.d_residual(other)), format!("d_residual {expected}"));
+    assert_eq!(
+        forward(NormSpec::new(spec(DType::F16, &[2, 0]))),
+        "x is empty: its shape is [2, 0], and only len_kv may be 0"
+    );
+    // Every tensor is of a float type.
+    let bytes = spec(DType::U8, &[2, 3, 8]);
+    for spec in [NormSpec::new(bytes), new.residual(bytes), new.output(bytes), new.weight(spec(DType::I32, &[8]))] {
+        let error = Norm::layer().plan(&spec, &Target::Cpu).unwrap_err();
+        assert!(matches!(error, Error::UnsupportedDType { operation: "layer norm", .. }), "{error}");
+    }
+    for spec in [new_backward.d_sum(bytes), new_backward.d_x(bytes), new_backward.bias(spec(DType::U8, &[8]))] {
+        let error = Norm::rms().plan_backward(&spec, &Target::Cpu).unwrap_err();
+        assert!(matches!(error, Error::UnsupportedDType { operation: "RMS norm", .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_softmax_plan_refuses_what_it_was_not_made_for() {
+    let device = Device::cpu();
+    let stream = device.stream();
+    let (x, longer, bias, mask) = (tensor(&[2, 80]), tensor(&[2, 90]), tensor(&[80]), bytes(&[2, 1]));
+    let mismatch = |error: warpfold::Result<()>, expected: &str| {
+        let error = error.unwrap_err();
+        assert!(matches!(&error, Error::PlanMismatch { what, .. } if *what == expected), "{expected}: {error}");
+    };
+    let softmax = Softmax::new();
+    let run = |spec: SoftmaxSpec, inputs: SoftmaxInputs<'_>, y: &mut Tensor| {
+        let plan = softmax.plan(&spec, &device.target()).unwrap();
+        plan.forward_into(&stream, inputs, y, &mut plan.workspace(&stream).unwrap())
+    };
+    let new = SoftmaxSpec::new(x.view().spec());
+    let with = |x: &Tensor| -> SoftmaxSpec { new.bias(x.view().spec()) };
+    let y = || tensor(&[2, 80]);
+    mismatch(run(new, SoftmaxInputs::new(&longer), &mut y()), "x");
+    mismatch(run(new, SoftmaxInputs::new(&x), &mut tensor(&[2, 90])), "the output");
+    mismatch(run(new, SoftmaxInputs::new(&x).bias(&bias), &mut y()), "bias");
+    mismatch(run(with(&bias), SoftmaxInputs::new(&x), &mut y()), "bias");
+    mismatch(run(with(&bias), SoftmaxInputs::new(&x).bias(&x), &mut y()), "bias");
+    mismatch(run(new, SoftmaxInputs::new(&x).mask(&mask), &mut y()), "mask");
+    mismatch(run(new.mask(mask.view().spec()), SoftmaxInputs::new(&x).mask(&bytes(&[80])), &mut y()), "mask");
+    // In place or not is part of the plan.
+    mismatch(run(new.in_place(), SoftmaxInputs::new(&x), &mut y()), "x");
+    mismatch(run(new, SoftmaxInputs::in_place(), &mut y()), "x");
+    mismatch(softmax.forward_in_place(SoftmaxInputs::new(&x), &mut y()), "x");
+
+    let spec = SoftmaxBackwardSpec::new(x.view().spec(), x.view().spec());
+    let plan = softmax.plan_backward(&spec, &device.target()).unwrap();
+    let mut workspace = plan.workspace(&stream).unwrap();
+    mismatch(plan.backward_into(&stream, [longer.view(), x.view()], &mut y(), &mut workspace), "y");
+    mismatch(plan.backward_into(&stream, [x.view(), longer.view()], &mut y(), &mut workspace), "d_y");
+    mismatch(plan.backward_into(&stream, [x.view(); 2], &mut tensor(&[2, 90]), &mut workspace), "d_x");
+    let replaced = "a d_y that is not replaced";
+    mismatch(plan.backward_in_place(&stream, &x, &mut y(), &mut workspace), replaced);
+    let plan = softmax.plan_backward(&spec.in_place(), &device.target()).unwrap();
+    mismatch(plan.backward_into(&stream, [x.view(); 2], &mut y(), &mut workspace), replaced);
+    assert!(plan.backward_in_place(&stream, &x, &mut y(), &mut workspace).is_ok());
+    // The workspace of shorter rows.
+    let short = tensor(&[2, 3]).view().spec();
+    let mut small = softmax.plan(&SoftmaxSpec::new(short), &device.target()).unwrap().workspace(&stream).unwrap();
+    mismatch(plan.backward_in_place(&stream, &x, &mut y(), &mut small), "the workspace");
+}
+
+#[test]
+fn a_norm_plan_refuses_what_it_was_not_made_for() {
+    let device = Device::cpu();
+    let stream = device.stream();
+    let (x, longer, vector) = (tensor(&[2, 8]), tensor(&[2, 9]), tensor(&[8]));
+    let mismatch = |error: warpfold::Result<()>, expected: &str| {
+        let error = error.unwrap_err();
+        assert!(matches!(&error, Error::PlanMismatch { what, .. } if *what == expected), "{expected}: {error}");
+    };
+    let plain = || NormInputs::new(&x);
+    // A planned call with these outputs beside y.
+    let run = |norm: Norm, planned: NormInputs<'_>, given: NormInputs<'_>, y: &[usize], more: [Option<&[usize]>; 3]| {
+        let plan = norm.plan(&planned.spec(), &device.target()).unwrap();
+        let mut y = tensor(y);
+        let [mut sum, mut mean, mut rstd] = more.map(|shape| shape.map(tensor));
+        let mut outputs = NormOutputs::new(&mut y);
+        if let Some(sum) = &mut sum {
+            outputs = outputs.sum(sum);
+        }
+        if let Some(mean) = &mut mean {
+            outputs = outputs.mean(mean);
+        }
+        if let Some(rstd) = &mut rstd {
+            outputs = outputs.rstd(rstd);
+        }
+        plan.forward_into(&stream, &given, outputs, &mut plan.workspace(&stream).unwrap())
+    };
+    let (layer, rms) = (Norm::layer(), Norm::rms());
+    let (right, stats): (&[usize], &[usize]) = (&[2, 8], &[2]);
+    assert!(run(layer, plain(), plain(), right, [None, Some(stats), Some(stats)]).is_ok());
+    mismatch(run(layer, plain(), NormInputs::new(&longer), right, [None; 3]), "x");
+    mismatch(run(layer, plain(), plain(), &[2, 9], [None; 3]), "the output");
+    mismatch(run(layer, plain(), plain().residual(&x), right, [None; 3]), "residual");
+    mismatch(run(layer, plain().residual(&x), plain(), right, [None; 3]), "residual");
+    mismatch(run(layer, plain().weight(&vector), plain(), right, [None; 3]), "weight");
+    mismatch(run(layer, plain(), plain().bias(&vector), right, [None; 3]), "bias");
+    // Without a residual there is no sum, and RMS norm has no mean.
+    mismatch(run(layer, plain(), plain(), right, [Some(right), None, None]), "a sum");
+    mismatch(run(layer, plain().residual(&x), plain().residual(&x), right, [Some(&[8, 2]), None, None]), "the sum");
+    assert!(run(layer.dropout(0.5), plain(), plain(), right, [Some(right), None, None]).is_ok());
+    mismatch(run(rms, plain(), plain(), right, [None, Some(stats), None]), "a mean");
+    mismatch(run(layer, plain(), plain(), right, [None, Some(&[2, 1]), None]), "mean");
+    mismatch(run(rms, plain(), plain(), right, [None, None, Some(&[3])]), "rstd");
+
+    let plain = || NormBackwardInputs::new(&x, &x);
+    let stats = tensor(&[2]);
+    let run = |norm: Norm,
+               planned: NormBackwardSpec,
+               given: NormBackwardInputs<'_>,
+               d_x: &[usize],
+               more: [Option<&[usize]>; 3]| {
+        let plan = norm.plan_backward(&planned, &device.target()).unwrap();
+        let mut d_x = tensor(d_x);
+        let [mut d_residual, mut d_weight, mut d_bias] = more.map(|shape| shape.map(tensor));
+        let mut outputs = NormGradientOutputs::new(&mut d_x);
+        if let Some(d_residual) = &mut d_residual {
+            outputs = outputs.d_residual(d_residual);
+        }
+        if let Some(d_weight) = &mut d_weight {
+            outputs = outputs.d_weight(d_weight);
+        }
+        if let Some(d_bias) = &mut d_bias {
+            outputs = outputs.d_bias(d_bias);
+        }
+        plan.backward_into(&stream, &given, outputs, &mut plan.workspace(&stream).unwrap())
+    };
+    let of = |given: NormBackwardInputs<'_>| given.spec();
+    let whole = plain().weight(&vector).bias(&vector).d_sum(&x).mean(&stats).rstd(&stats);
+    assert!(run(layer, of(whole), whole, right, [None, Some(&[8]), Some(&[8])]).is_ok());
+    assert!(run(layer, of(whole), whole, right, [None; 3]).is_ok(), "what is left out is not computed");
+    mismatch(run(layer, of(plain()), NormBackwardInputs::new(&longer, &x), right, [None; 3]), "d_y");
+    mismatch(run(layer, of(plain()), NormBackwardInputs::new(&x, &longer), right, [None; 3]), "the sum");
+    mismatch(run(layer, of(plain()), plain().weight(&vector), right, [None; 3]), "weight");
+    mismatch(run(layer, of(plain().bias(&vector)), plain(), right, [None; 3]), "bias");
+    mismatch(run(layer, of(plain()), plain().d_sum(&x), right, [None; 3]), "d_sum");
+    mismatch(run(layer, of(whole), plain().weight(&vector).bias(&vector).d_sum(&x), right, [None; 3]), "rstd");
+    mismatch(run(rms, of(plain()), plain().rstd(&stats), right, [None; 3]), "rstd");
+    let three = tensor(&[3]);
+    mismatch(run(rms, of(plain().rstd(&stats)), plain().rstd(&three), right, [None; 3]), "rstd");
+    let given = plain().mean(&three).rstd(&stats);
+    mismatch(run(layer, of(given), given, right, [None; 3]), "mean");
+    mismatch(run(layer, of(plain()), plain(), &[2, 9], [None; 3]), "d_x");
+    mismatch(run(layer, of(plain()), plain(), right, [Some(right), None, None]), "d_residual");
+    mismatch(run(layer, of(plain()), plain(), right, [None, Some(&[8]), None]), "d_weight");
+    mismatch(run(layer, of(whole), whole, right, [None, None, Some(&[9])]), "d_bias");
+    // An rstd without its mean.
+    let alone = plain().rstd(&stats);
+    assert_eq!(run(layer, of(alone), alone, right, [None; 3]).unwrap_err(), Error::Missing { tensor: "mean" });
+    assert_eq!(layer.backward(&alone).map(drop).unwrap_err(), Error::Missing { tensor: "mean" });
+    assert!(run(rms, of(alone), alone, right, [None; 3]).is_ok());
 }
 
 /// The error's text for inputs with q `[2, 4, 8, 16]` and k and v `[2, 2, 10, 16]`.
@@ -651,6 +1000,12 @@ fn tensors_of_two_devices_are_refused() {
     let backward = BackwardInputs::new(&there, &forward.lse, &there);
     let error = Attention::new().backward(&Qkv::new(&there, &there, &there), &backward).unwrap_err();
     assert!(matches!(error, Error::DeviceMismatch { tensor: "lse", .. }), "{error}");
+    let (rows, vector) = (|x: &Tensor| Softmax::new().forward(SoftmaxInputs::new(&there).bias(x)), on(&Device::cpu()));
+    assert!(matches!(rows(&vector), Err(Error::DeviceMismatch { tensor: "bias", .. })));
+    let norm = Norm::layer().forward(&NormInputs::new(&there).residual(&here));
+    assert!(matches!(norm, Err(Error::DeviceMismatch { tensor: "residual", .. })));
+    let norm = Norm::rms().backward(&NormBackwardInputs::new(&there, &here));
+    assert!(matches!(norm, Err(Error::DeviceMismatch { tensor: "the sum", .. })));
     // Two emulators have memories of their own.
     let other = on(&"emulator:sm_80".parse().unwrap());
     let error = Attention::new().forward(&Qkv::new(&there, &other, &there)).unwrap_err();

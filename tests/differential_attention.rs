@@ -118,6 +118,10 @@ fn scores([head_dim, head_dim_v]: [usize; 2]) -> Grid {
     vec![
         ("a custom scale", AttentionCase { scale: Some(0.5), ..case(1, 1, 20, 70) }),
         ("scores far apart", AttentionCase { scale: Some(4.0), ..case(1, 1, 20, 70) }),
+        (
+            "maxima that grow over many tiles by more than f16 holds",
+            AttentionCase { scale: Some(16.0), ..case(1, 1, 100, 600) },
+        ),
         ("a softcap below most scores", AttentionCase { softcap: Some(0.75), ..case(1, 1, 40, 70) }),
         (
             "a softcap that bends large scores",

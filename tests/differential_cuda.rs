@@ -12,7 +12,8 @@ use half::f16;
 use warpfold::cuda::cudarc::driver::{CudaContext, CudaStream, sys};
 use warpfold::{
     Attention, AttentionForward, AttentionGradients, AttentionOutputs, BackwardInputs, BackwardSpec, DType, Device,
-    Mask, Qkv, SeqLens, Softmax, Tensor, TensorMut, TensorRef,
+    Mask, Norm, NormBackwardInputs, NormForward, NormGradients, NormInputs, Qkv, SeqLens, Softmax, SoftmaxSpec, Tensor,
+    TensorMut, TensorRef,
 };
 
 const SHAPE: [usize; 4] = [2, 3, 100, 64];
@@ -86,7 +87,7 @@ fn two_streams_of_one_gpu_share_memory() {
     let second = Device::cuda_on(context.new_stream().expect("a stream")).expect("a stream of a usable GPU");
     assert_eq!(first, second);
     let x = Tensor::from_slice(&first, &[0.0f32, 2f32.ln()], [1, 2]).expect("a valid tensor");
-    let plan = Softmax::new().plan(&x.view().spec(), None, &second.target()).expect("a valid problem");
+    let plan = Softmax::new().plan(&SoftmaxSpec::new(x.view().spec()), &second.target()).expect("a valid problem");
     let mut y = Tensor::zeros(&second, DType::F32, [1, 2]).expect("a valid tensor");
     let mut workspace = plan.workspace(&second.stream()).expect("a workspace");
     plan.forward_into(&second.stream(), &x, &mut y, &mut workspace).expect("a valid call");
@@ -142,6 +143,77 @@ fn a_graph_captures_planned_calls() {
     {
         assert_close(what, &actual.to_vec_f32().expect("f16"), &expected.to_vec_f32().expect("f16"));
     }
+    // SAFETY: as above; the other tests of this binary may rely on tracking.
+    unsafe { context.enable_event_tracking() };
+}
+
+/// Softmax and a norm, forward and backward, of rows that several blocks share, in one graph.
+#[test]
+fn a_graph_captures_rows_that_blocks_share() {
+    let Some((context, stream)) = gpu("a_graph_captures_rows_that_blocks_share") else { return };
+    // SAFETY: everything of this test runs on one stream, so that no event has to order it; events that were recorded
+    // outside of a capture must not be waited for inside.
+    unsafe { context.disable_event_tracking() };
+    let shape = [20, 40_000];
+    let x_values = values(1, 20 * 40_000, 0.3, 1.0, DType::F32).into_iter().map(|value| value as f32);
+    let x_values: Vec<f32> = x_values.collect();
+    let device = Device::cuda_on(stream.clone()).expect("a stream of a usable GPU");
+    let x = Tensor::from_slice(&device, &x_values, shape).expect("GPU memory");
+    let weight = Tensor::from_slice(&device, &x_values[..40_000], [40_000]).expect("GPU memory");
+    let zeros = |shape: &[usize]| Tensor::zeros(&device, DType::F32, shape).expect("GPU memory");
+
+    let softmax = Softmax::new().plan(&SoftmaxSpec::new(x.view().spec()), &device.target()).expect("a valid problem");
+    let mut y = zeros(&shape);
+    let norm = Norm::layer().return_stats(true);
+    let inputs = NormInputs::new(&x).weight(&weight);
+    let forward = norm.plan(&inputs.spec(), &device.target()).expect("a valid problem");
+    let mut normed = NormForward {
+        output: zeros(&shape),
+        sum: None,
+        mean: Some(zeros(&shape[..1])),
+        rstd: Some(zeros(&shape[..1])),
+    };
+    // The statistics are computed again, by launches of their own.
+    let backward_inputs = NormBackwardInputs::new(&x, &x).weight(&weight);
+    let backward = norm.plan_backward(&backward_inputs.spec(), &device.target()).expect("a valid problem");
+    let mut gradients =
+        NormGradients { d_x: zeros(&shape), d_residual: None, d_weight: Some(zeros(&shape[1..])), d_bias: None };
+    let workspace = "a workspace";
+    let mut softmax_workspace = softmax.workspace(&device.stream()).expect(workspace);
+    let mut forward_workspace = forward.workspace(&device.stream()).expect(workspace);
+    let mut backward_workspace = backward.workspace(&device.stream()).expect(workspace);
+    stream.synchronize().expect("uploads");
+
+    stream
+        .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        .expect("the stream is not capturing");
+    softmax.forward_into(&device.stream(), &x, &mut y, &mut softmax_workspace).expect("a valid call");
+    forward.forward_into(&device.stream(), &inputs, normed.outputs(), &mut forward_workspace).expect("a valid call");
+    backward
+        .backward_into(&device.stream(), &backward_inputs, gradients.outputs(), &mut backward_workspace)
+        .expect("a valid call");
+    let graph = stream
+        .end_capture(sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)
+        .expect("a capture")
+        .expect("the calls queued kernels");
+    graph.launch().expect("a launch");
+
+    let [x, weight] = [(&x_values[..], &shape[..]), (&x_values[..40_000], &shape[1..])]
+        .map(|(values, shape)| Tensor::from_slice(&Device::cpu(), values, shape).expect("a valid tensor"));
+    let expected = Softmax::new().forward(&x).expect("a valid call");
+    let expected_norm = norm.forward(&NormInputs::new(&x).weight(&weight)).expect("a valid call");
+    let expected_gradients = norm.backward(&NormBackwardInputs::new(&x, &x).weight(&weight)).expect("a valid call");
+    // Shares of so many elements are small.
+    let large = |y: &Tensor| y.to_vec_f32().expect("f32").into_iter().map(|y| y * 40_000.0).collect::<Vec<f32>>();
+    assert_close("softmax", &large(&y), &large(&expected));
+    for (what, actual, expected) in
+        [("layer norm", &normed.output, &expected_norm.output), ("d_x", &gradients.d_x, &expected_gradients.d_x)]
+    {
+        assert_close(what, &actual.to_vec_f32().expect("f32"), &expected.to_vec_f32().expect("f32"));
+    }
+    let d_weight =
+        |gradients: &NormGradients| gradients.d_weight.as_ref().expect("it was asked for").to_vec_f32().expect("f32");
+    assert_close("d_weight", &d_weight(&gradients), &d_weight(&expected_gradients));
     // SAFETY: as above; the other tests of this binary may rely on tracking.
     unsafe { context.enable_event_tracking() };
 }

@@ -5,12 +5,16 @@ mod common;
 use std::ops::Range;
 
 use common::attention::{Attempt, Numbers, OPERANDS, Outcome, drawn, dropout, sinks, slopes};
-use common::rows::RowsAttempt;
+use common::rows::norm::NORM_OPERANDS;
+use common::rows::softmax::SOFTMAX_OPERANDS;
+use common::rows::{NormAttempt, SoftmaxAttempt, drawn_rows, drawn_vector};
 use common::{DTYPES, PLACEMENTS, Placement, devices, small, values};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use warpfold::reference::compare::{self, Mismatch};
-use warpfold::reference::{self, Alignment, AttentionCase, AttentionGradients, Broadcast, naive};
+use warpfold::reference::{
+    self, Alignment, AttentionCase, AttentionGradients, Broadcast, NormCase, SoftmaxCase, naive,
+};
 use warpfold::{DType, Device, Error};
 
 /// Runs a property on every device: the first number of cases on the CPU, the second where each is slow.
@@ -410,41 +414,152 @@ fn gradients_agree_with_finite_differences() {
     });
 }
 
-fn rows(_: &Device) -> impl Strategy<Value = RowsAttempt> + use<> {
-    let shape = (1..4usize, 1..4usize, prop_oneof![1..40usize, 40..1200usize, 1200..9000usize]);
-    let dtypes = prop::sample::select(DTYPES.to_vec());
-    (shape, dtypes, prop::array::uniform2(placement()), -2.0..2.0f64, any::<u32>()).prop_map(
-        |((outer, inner, columns), dtype, placements, mean, seed)| RowsAttempt {
-            shape: vec![outer, inner, columns],
-            dtype,
-            placements,
-            mean,
-            spread: 1.0,
-            seed: u64::from(seed),
+/// One to three leading dimensions and the columns: few rows where these are many.
+fn rows_shape() -> impl Strategy<Value = Vec<usize>> {
+    let columns = prop_oneof![6 => 1..40usize, 6 => 40..1200usize, 3 => 1200..9000usize, 1 => 9000..40_000usize];
+    (prop::collection::vec(1..5usize, 1..4), columns).prop_map(|(mut shape, columns)| {
+        if columns > 9000 {
+            shape.iter_mut().for_each(|size| *size = 1);
+        }
+        shape.push(columns);
+        shape
+    })
+}
+
+/// The last dimensions of a shape, without the first few, some of them 1.
+fn broadcast_shape(shape: &[usize], missing: usize, broadcast: u8) -> Vec<usize> {
+    let kept = shape.iter().skip(missing.min(shape.len() - 1)).enumerate();
+    kept.map(|(axis, size)| if broadcast >> axis & 1 == 1 { 1 } else { *size }).collect()
+}
+
+fn softmax(_: &Device) -> impl Strategy<Value = SoftmaxAttempt> + use<> {
+    let shown = || prop::option::weighted(0.3, (0..4usize, 0..16u8));
+    let reach = || prop::option::of(0..1000usize);
+    let options = (any::<bool>(), prop::option::weighted(0.4, 0.05..3.0f32), shown(), shown(), any::<bool>());
+    let positions = (
+        prop::bool::weighted(0.3),
+        prop::option::weighted(0.2, (reach(), reach())),
+        prop::option::weighted(0.2, 0..1000usize),
+        prop::option::weighted(0.2, -20..1000i64),
+    );
+    let memory = prop_oneof![placement().prop_map(|one| [one; SOFTMAX_OPERANDS]), prop::array::uniform6(placement())];
+    let dtypes = (prop::sample::select(DTYPES.to_vec()), any::<bool>());
+    (rows_shape(), options, positions, dtypes, memory, -2.0..2.0f64, any::<u32>()).prop_map(
+        |(shape, options, positions, (dtype, with_f32_bias), placements, mean, seed)| {
+            let (is_log, scale, bias, mask, in_place) = options;
+            let (causal, window, prefix, offset) = positions;
+            let case = SoftmaxCase {
+                scale: scale.map_or(1.0, f64::from),
+                is_log,
+                bias: bias.and_then(|(missing, broadcast)| drawn_rows(&broadcast_shape(&shape, missing, broadcast))),
+                mask: mask.and_then(|(missing, broadcast)| drawn_rows(&broadcast_shape(&shape, missing, broadcast))),
+                causal,
+                window: window.unwrap_or_default(),
+                prefix: prefix.unwrap_or(0),
+                alignment: offset.map_or(Alignment::BottomRight, Alignment::Offset),
+                ..SoftmaxCase::new(&shape)
+            };
+            let bias_dtype = if with_f32_bias { DType::F32 } else { dtype };
+            let attempt = SoftmaxAttempt::new(case, dtype, Placement::Contiguous);
+            SoftmaxAttempt { bias_dtype, in_place, placements, mean, seed: u64::from(seed), ..attempt }
+        },
+    )
+}
+
+fn norm(_: &Device) -> impl Strategy<Value = NormAttempt> + use<> {
+    let layer = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let options = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let numbers = (prop::option::weighted(0.3, 0.01..0.95f32), prop::option::weighted(0.3, 1e-6..1.0f32));
+    let dtype = || prop::sample::select(DTYPES.to_vec());
+    let dtypes = prop_oneof![2 => dtype().prop_map(|one| [one; NORM_OPERANDS]), 1 => prop::array::uniform10(dtype())];
+    let memory = prop_oneof![placement().prop_map(|one| [one; NORM_OPERANDS]), prop::array::uniform10(placement())];
+    (rows_shape(), layer, options, numbers, (dtypes, memory), -2.0..2.0f64, any::<u32>()).prop_map(
+        |(shape, layer, options, (probability, eps), (dtypes, placements), mean, seed)| {
+            let (is_centered, is_zero_centered, with_weight, with_bias) = layer;
+            let (with_residual, with_sum, with_stats, with_d_sum, with_d_residual) = options;
+            let (columns, leading) = shape.split_last().expect("there are columns");
+            let case = if is_centered { NormCase::layer(*columns) } else { NormCase::rms(*columns) };
+            let case = NormCase {
+                eps: eps.map_or(case.eps, f64::from),
+                is_zero_centered,
+                weight: drawn_vector().filter(|_| with_weight),
+                bias: drawn_vector().filter(|_| with_bias),
+                dropout: probability.and_then(dropout),
+                ..case
+            };
+            NormAttempt {
+                dtypes,
+                placements,
+                with_residual,
+                // What dropout left is known exactly from the device only.
+                with_sum: with_sum || probability.is_some(),
+                with_stats,
+                with_d_sum,
+                with_d_residual,
+                mean,
+                seed: u64::from(seed),
+                ..NormAttempt::new(case, leading, DType::F32, Placement::Contiguous)
+            }
         },
     )
 }
 
 #[test]
-fn rows_agree_with_the_oracle() {
-    check_property([192, 24], rows, |device, attempt| {
-        attempt.check_softmax(device, "random rows");
-        attempt.check_layer_norm(device, attempt.seed % 2 == 0, attempt.seed % 3 == 0, "random rows");
-        Ok(())
+fn softmax_agrees_with_the_oracle() {
+    check_property([384, 48], softmax, |device, attempt| {
+        let numbers = attempt.numbers();
+        attempt.judge_on(&attempt.run_on(device, &numbers).map_err(failed)?, &numbers).map_err(wrong)?;
+        let d_x = attempt.run_backward_on(device, &numbers).map_err(failed)?;
+        attempt.judge_backward_on(&d_x, &numbers).map_err(wrong)
     });
 }
 
 #[test]
+fn norms_agree_with_the_oracle() {
+    check_property([384, 48], norm, |device, attempt| {
+        let numbers = attempt.numbers();
+        attempt.judge_on(&attempt.run_on(device, &numbers).map_err(failed)?, &numbers).map_err(wrong)?;
+        let gradients = attempt.run_backward_on(device, &numbers).map_err(failed)?;
+        attempt.judge_backward_on(&gradients, &numbers).map_err(wrong)
+    });
+}
+
+/// Those that see anything.
+#[test]
 fn softmax_rows_sum_to_one() {
-    check_property([192, 24], rows, |device, attempt| {
-        let y = attempt.softmax(device).map_err(failed)?;
-        let columns = attempt.shape[2];
+    check_property([192, 24], softmax, |device, mut attempt| {
+        attempt.case.is_log = false;
+        let y = attempt.run(device).map_err(failed)?;
+        let columns = attempt.case.columns();
+        let case = attempt.numbers().case;
         // Each value is rounded by half a unit, so the sum is off by at most that share of itself and a little more.
         let allowed = 1.1 * naive::unit_roundoff(attempt.dtype) + 1e-6;
         let subnormal = if attempt.dtype == DType::F16 { columns as f64 * 2f64.powi(-25) } else { 0.0 };
-        for row in y.chunks(columns) {
-            let sum: f64 = row.iter().sum();
-            prop_assert!((sum - 1.0).abs() <= allowed + subnormal, "a row of {columns} sums to {sum}");
+        for (row, y) in y.chunks(columns).enumerate() {
+            let sees = (row * columns..(row + 1) * columns).any(|element| case.visible(element));
+            let (sum, expected) = (y.iter().sum::<f64>(), f64::from(u8::from(sees)));
+            prop_assert!((sum - expected).abs() <= allowed + subnormal, "row {row} of {columns} sums to {sum}");
+        }
+        Ok(())
+    });
+}
+
+/// What is added to all of a row's elements changes nothing.
+#[test]
+fn softmax_does_not_see_a_shift() {
+    check_property([192, 24], softmax, |device, attempt| {
+        let attempt = SoftmaxAttempt { dtype: DType::F32, bias_dtype: DType::F32, ..attempt };
+        let mut numbers = attempt.numbers();
+        numbers.case.scale = 1.0;
+        let attempt = SoftmaxAttempt { case: SoftmaxCase { scale: 1.0, ..attempt.case.clone() }, ..attempt };
+        let y = attempt.run_on(device, &numbers).map_err(failed)?;
+        let columns = numbers.case.columns();
+        for (element, x) in numbers.x.iter_mut().enumerate() {
+            *x = naive::round(*x + (element / columns) as f64, DType::F32);
+        }
+        let moved = attempt.run_on(device, &numbers).map_err(failed)?;
+        for (a, b) in y.iter().zip(&moved).filter(|(a, _)| a.is_finite()) {
+            prop_assert!((a - b).abs() <= 1e-5 * (1.0 + a.abs()), "{a:e} becomes {b:e}");
         }
         Ok(())
     });

@@ -9,15 +9,14 @@ use std::collections::BTreeSet;
 
 use common::attention::merge::check_merge;
 use common::attention::{Attempt, drawn, dropout, sinks, slopes};
-use common::rows::RowsAttempt;
+use common::rows::norm::NORM_OPERANDS;
+use common::rows::softmax::SOFTMAX_OPERANDS;
+use common::rows::{NormAttempt, SoftmaxAttempt, drawn_rows, drawn_vector, longest_row};
 use common::{DTYPES, Placement, small};
 use warpfold::emulator::{Completion, EmulatorBuilder, Numerics, Schedule, TensorCore};
-use warpfold::reference::AttentionCase;
-use warpfold::variants::{Arch, Features, Operation, Tile, VARIANTS, Variant};
-use warpfold::{
-    AttentionForward, AttentionState, DType, Device, GpuTarget, LaunchPlan, LayerNorm, LayerNormSpec, Softmax, Tensor,
-    TensorSpec,
-};
+use warpfold::reference::{Alignment, AttentionCase, NormCase, SoftmaxCase};
+use warpfold::variants::{Arch, Features, Operation, RowFeatures, Tile, VARIANTS, Variant};
+use warpfold::{AttentionForward, AttentionState, DType, Device, GpuTarget, Tensor};
 
 /// The devices that every row runs on, and what each is there for.
 fn emulators() -> Option<Vec<(&'static str, Device)>> {
@@ -58,8 +57,10 @@ enum Problem {
     /// The backward pass after its forward pass.
     Backward(Attempt),
     Merge(DType),
-    Softmax(RowsAttempt),
-    LayerNorm(RowsAttempt),
+    Softmax(SoftmaxAttempt),
+    SoftmaxBackward(SoftmaxAttempt),
+    Norm(NormAttempt),
+    NormBackward(NormAttempt),
 }
 
 impl Problem {
@@ -69,27 +70,23 @@ impl Problem {
             Problem::Forward(attempt) => attempt.check(device, why),
             Problem::Backward(attempt) => attempt.check_backward(device, true, why),
             Problem::Merge(dtype) => check_merge(device, *dtype, 3, true, 72, why),
-            Problem::Softmax(attempt) => attempt.check_softmax(device, why),
-            Problem::LayerNorm(attempt) => attempt.check_layer_norm(device, true, true, why),
+            Problem::Softmax(attempt) => attempt.check(device, why),
+            Problem::SoftmaxBackward(attempt) => attempt.check_backward(device, why),
+            Problem::Norm(attempt) => attempt.check(device, why),
+            Problem::NormBackward(attempt) => attempt.check_backward(device, why),
         }
     }
 
     /// The names of the rows that it is planned onto.
     fn rows(&self, device: &Device) -> Vec<String> {
-        let target = device.target();
-        let x = |attempt: &RowsAttempt| TensorSpec::contiguous(attempt.dtype, &attempt.shape).expect("a small tensor");
-        let name = |launch: Option<&LaunchPlan>| vec![launch.expect("emulators launch").variant.name()];
         match self {
             Problem::Forward(attempt) => attempt.kernels(device).expect("a valid problem")[0].clone(),
             Problem::Backward(attempt) => attempt.kernels(device).expect("a valid problem").concat(),
             Problem::Merge(dtype) => vec![merge_row(*dtype)],
-            Problem::Softmax(attempt) => {
-                name(Softmax::new().plan(&x(attempt), None, &target).expect("a valid problem").launch())
-            }
-            Problem::LayerNorm(attempt) => {
-                let spec = LayerNormSpec::new(x(attempt));
-                name(LayerNorm::new().plan(&spec, &target).expect("a valid problem").launch())
-            }
+            Problem::Softmax(attempt) => attempt.kernels(&device.target()).expect("a valid problem")[0].clone(),
+            Problem::SoftmaxBackward(attempt) => attempt.kernels(&device.target()).expect("a valid problem")[1].clone(),
+            Problem::Norm(attempt) => attempt.kernels(&device.target()).expect("a valid problem")[0].clone(),
+            Problem::NormBackward(attempt) => attempt.kernels(&device.target()).expect("a valid problem")[1].clone(),
         }
     }
 }
@@ -100,8 +97,8 @@ fn merge_row(dtype: DType) -> String {
     row.expect("there is one a type").name()
 }
 
-/// A problem for a row of the table, if no other row's problem covers it.
-fn problem(row: &Variant) -> Option<Problem> {
+/// The problems for a row of the table; none if another row's problem covers it.
+fn problems(row: &Variant) -> Vec<Problem> {
     match (row.operation, row.tile) {
         (Operation::AttentionForward, Tile::Attention { head_dim, head_dim_v, features, .. }) => {
             let case = AttentionCase {
@@ -120,7 +117,7 @@ fn problem(row: &Variant) -> Option<Problem> {
                 }
                 Features::General => Attempt::new(with_options(case), row.dtype, Placement::Misaligned),
             };
-            Some(Problem::Forward(attempt))
+            vec![Problem::Forward(attempt)]
         }
         // The backward pass of a type and head_dim launches all of its rows.
         (Operation::AttentionBackwardQuery, Tile::Attention { head_dim, .. }) => {
@@ -130,19 +127,67 @@ fn problem(row: &Variant) -> Option<Problem> {
                 key_lengths: Some(vec![75, 49]),
                 ..AttentionCase::new(2, 2, 70, 75, head_dim as usize)
             };
-            Some(Problem::Backward(Attempt::new(with_options(case), row.dtype, Placement::Transposed)))
+            vec![Problem::Backward(Attempt::new(with_options(case), row.dtype, Placement::Transposed))]
         }
-        (Operation::AttentionMerge, _) => Some(Problem::Merge(row.dtype)),
-        (Operation::SoftmaxForward | Operation::LayerNormForward, Tile::Rows { .. }) => {
-            let columns = row.columns_max().map_or(40_000, |max| max as usize);
-            let attempt = RowsAttempt::new(&[6, columns], row.dtype, Placement::Misaligned);
-            Some(if row.operation == Operation::SoftmaxForward {
-                Problem::Softmax(attempt)
-            } else {
-                Problem::LayerNorm(attempt)
-            })
+        (Operation::AttentionMerge, _) => vec![Problem::Merge(row.dtype)],
+        (operation, Tile::Rows { rows_per_block, features, .. }) => {
+            let longest = longest_row(row);
+            // A block a row takes one segment, or several. More rows than one block has.
+            let shapes = match rows_per_block {
+                1 => vec![[11, 2001], [2, longest + longest / 4]],
+                _ => vec![[rows_per_block as usize + 3, longest]],
+            };
+            let problem = |shape| match operation {
+                Operation::SoftmaxForward => Problem::Softmax(softmax(row.dtype, shape, features)),
+                Operation::SoftmaxBackward => Problem::SoftmaxBackward(softmax(row.dtype, shape, features)),
+                Operation::NormForward => Problem::Norm(norm(row.dtype, shape, features)),
+                _ => Problem::NormBackward(norm(row.dtype, shape, features)),
+            };
+            shapes.into_iter().map(problem).collect()
         }
-        _ => None,
+        _ => Vec::new(),
+    }
+}
+
+/// Softmax of rows that only kernels with these features take, with every option that they have.
+fn softmax(dtype: DType, shape: [usize; 2], features: RowFeatures) -> SoftmaxAttempt {
+    let case = SoftmaxCase { scale: 0.75, ..SoftmaxCase::new(&shape) };
+    if features != RowFeatures::General {
+        return SoftmaxAttempt::new(case, dtype, Placement::Contiguous);
+    }
+    let [rows, columns] = shape;
+    let case = SoftmaxCase {
+        bias: drawn_rows(&[1, columns]),
+        mask: drawn_rows(&shape),
+        causal: true,
+        window: (Some(columns / 2), None),
+        prefix: 2,
+        alignment: Alignment::Offset(columns as i64 - rows as i64 / 2),
+        ..case
+    };
+    SoftmaxAttempt {
+        bias_dtype: DType::F32,
+        placements: [Placement::Misaligned; SOFTMAX_OPERANDS],
+        ..SoftmaxAttempt::new(case, dtype, Placement::Misaligned)
+    }
+}
+
+/// The same of a norm.
+fn norm(dtype: DType, [rows, columns]: [usize; 2], features: RowFeatures) -> NormAttempt {
+    let case =
+        NormCase { weight: drawn_vector(), bias: drawn_vector(), is_zero_centered: true, ..NormCase::layer(columns) };
+    let plain = NormAttempt::new(case.clone(), &[rows], dtype, Placement::Contiguous);
+    let plain = NormAttempt { with_residual: true, with_d_sum: true, ..plain };
+    if features != RowFeatures::General {
+        return plain;
+    }
+    NormAttempt {
+        case: NormCase { dropout: dropout(0.125), ..case },
+        placements: [Placement::Misaligned; NORM_OPERANDS],
+        // They are recomputed, where several blocks share a row by kernels of their own.
+        with_stats: false,
+        with_d_residual: true,
+        ..plain
     }
 }
 
@@ -165,7 +210,7 @@ fn with_options(case: AttentionCase) -> AttentionCase {
 fn every_row_of_the_table_agrees_with_the_oracle() {
     let Some(devices) = emulators() else { return };
     let problems: Vec<(String, Problem)> =
-        VARIANTS.iter().filter_map(|row| Some((row.name(), problem(row)?))).collect();
+        VARIANTS.iter().flat_map(|row| problems(row).into_iter().map(|problem| (row.name(), problem))).collect();
     // A row that no problem reaches is an error in the table; so is a problem for a row that is planned onto another.
     for (_, device) in &devices {
         let mut reached = BTreeSet::new();
@@ -227,5 +272,17 @@ fn schedules_do_not_change_the_bits() {
             })
             .collect();
         assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+    // The sums over rows, too, by a kernel of many rows a block and by one of one.
+    for (shape, features) in [([150, 200], RowFeatures::Plain), ([20, 1100], RowFeatures::General)] {
+        let (norm, softmax) = (norm(DType::F16, shape, features), softmax(DType::F16, shape, features));
+        let results: Vec<_> = devices[..devices.len().min(4)]
+            .iter()
+            .map(|(_, device)| {
+                let norms = (norm.run(device).expect("a valid case"), norm.run_backward(device).expect("a valid case"));
+                (norms, softmax.run(device).expect("a valid case"), softmax.run_backward(device).expect("a valid case"))
+            })
+            .collect();
+        assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{shape:?}");
     }
 }

@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use std::{env, fs};
 
 use rayon::prelude::*;
-use warpfold::variants::{LoopBudget, Tile, VARIANTS, Variant};
+use warpfold::variants::{LoopBudget, Operation, RowFeatures, Tile, VARIANTS, Variant};
 
 mod common;
 #[path = "../build/ptx.rs"]
@@ -65,6 +65,14 @@ fn complaints(variant: &Variant, arch: u32, listing: &str) -> Vec<String> {
         let missing = ["HMMA", "LDSM", "LDGSTS"].into_iter().filter(|needed| function.count(&[needed]) == 0);
         complaints.extend(missing.map(|needed| format!("has no {needed}")));
     }
+    if let Tile::Rows { vectors, features: RowFeatures::Whole | RowFeatures::Plain, .. } = variant.tile {
+        let tensors = if variant.operation == Operation::SoftmaxForward { 1 } else { 2 };
+        let wanted = vectors as usize * tensors;
+        let found = loads_in_flight(function);
+        if found < wanted {
+            complaints.push(format!("waits for a load after {found} vectors of {wanted}"));
+        }
+    }
     match function.registers {
         Some(count) if count <= variant.budget.registers => {}
         Some(count) => complaints.push(format!("uses {count} registers of {}", variant.budget.registers)),
@@ -74,6 +82,28 @@ fn complaints(variant: &Variant, arch: u32, listing: &str) -> Vec<String> {
         complaints.extend(loop_complaints(&budget, &sass::loops(function, &sass::Rates::A100)));
     }
     complaints
+}
+
+/// The 16-byte loads that are issued before the result of any of them is needed.
+fn loads_in_flight(function: &sass::Function) -> usize {
+    let mut loaded: BTreeSet<String> = BTreeSet::new();
+    let mut loads = 0;
+    for instruction in &function.instructions {
+        // Of `R12.reuse.H0_H0` or `[R30.64+0x600]`, the register.
+        let mut registers = instruction
+            .operands
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .filter(|word| word.strip_prefix('R').is_some_and(|number| number.parse::<u32>().is_ok()));
+        if instruction.base() == "LDG" && instruction.has("128") {
+            let first: u32 =
+                registers.next().and_then(|name| name[1..].parse().ok()).expect("a load has a destination");
+            loaded.extend((first..first + 4).map(|number| format!("R{number}")));
+            loads += 1;
+        } else if registers.any(|name| loaded.contains(name)) {
+            break;
+        }
+    }
+    loads
 }
 
 /// What the main loop has too much of.
@@ -133,6 +163,20 @@ fn machine_code_is_as_intended() {
         })
         .collect();
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+#[test]
+fn loads_that_wait_for_one_another_are_counted() {
+    let listing = "\
+\t.section\t.text.k,\"ax\",@progbits
+        /*0000*/              @!P3 LDG.E.128 R12, [R30.64+0x600] ;
+        /*0010*/                   IADD3 R2, R3, R4, RZ ;
+        /*0020*/              @!P5 LDG.E.128 R16, [R30.64] ;
+        /*0030*/                   HADD2.F32 R3, -RZ, R19.reuse.H0_H0 ;
+        /*0040*/                   LDG.E.128 R20, [R30.64] ;
+        /*0050*/                   EXIT ;
+";
+    assert_eq!(loads_in_flight(&sass::functions(listing)[0]), 2);
 }
 
 #[test]

@@ -162,42 +162,145 @@ struct AttentionMergeParams {
   uint32_t head_dim_v;
 };
 
-/* Up to three leading dimensions of a tensor whose last axis is the row. Row r sits at
- * (r / (n1 * n2)) * s0 + (r / n2 % n1) * s1 + (r % n2) * s2. */
-struct RowStrides {
+/* The rows of a tensor. Its leading dimensions merge into three; row r begins at
+ * (r / (n1 * n2)) * s0 + (r / n2 % n1) * s1 + (r % n2) * s2 bytes. */
+struct RowTensor {
   int64_t s0;
   int64_t s1;
   int64_t s2;
+  uint32_t type;   /* an ElementType */
+  uint32_t column; /* stride of the columns in elements: 1, or 0 for a tensor that is broadcast along the rows */
 };
 
-/* Softmax over the last axis, forward. */
+/* What all row operations know of a problem. A block of one row may own only a segment of it: then one launch leaves
+ * a partial result of each segment, and a second one joins them and writes. */
+struct RowShape {
+  uint32_t n1; /* sizes of the second and third of the merged leading dimensions */
+  uint32_t n2;
+  uint32_t rows;
+  uint32_t columns;
+  uint32_t segments;
+  uint32_t segment_columns; /* of every segment but the last: a multiple of 8 */
+  uint32_t stage;           /* a RowStage */
+  uint32_t reserved;        /* keeps the size a multiple of 8 bytes */
+};
+
+/* The type of a tensor's elements, where the kernel's own does not say it. */
+enum ElementType { ELEMENT_F32 = 0, ELEMENT_F16 = 1, ELEMENT_BF16 = 2, ELEMENT_U8 = 3 };
+
+/* What a launch of a row operation does. */
+enum RowStage {
+  STAGE_WHOLE = 0,    /* everything: rows of one segment */
+  STAGE_PARTIALS = 1, /* writes the partial results of all segments */
+  STAGE_JOIN = 2      /* joins the partial results of a row and writes its segment */
+};
+
+/* Softmax or log-softmax over the last axis, forward. */
 struct SoftmaxForwardParams {
-  uint64_t x;
+  uint64_t x;        /* or 0: in y, which is replaced */
+  uint64_t bias;     /* added to the scaled x, or 0 */
+  uint64_t mask;     /* bytes: 0 hides; or 0 */
   uint64_t y;
-  struct RowStrides x_strides;
-  struct RowStrides y_strides;
-  uint32_t n1;
-  uint32_t n2;
-  uint32_t rows;
-  uint32_t columns;
+  uint64_t partials; /* f32 [rows, segments, 2]: each segment's maximum and sum; 0 for one segment */
+  struct RowShape shape;
+  struct RowTensor x_rows;
+  struct RowTensor bias_rows;
+  struct RowTensor mask_rows;
+  struct RowTensor y_rows;
+  float scale;
+  uint32_t is_log;
+  uint32_t is_banded;  /* 1: what follows hides columns */
+  uint32_t len_q;      /* row r is query r % len_q, at position r % len_q + offset */
+  int32_t offset;
+  int32_t window_left; /* column j is visible iff position - left <= j <= position + right, or j < prefix */
+  int32_t window_right;
+  int32_t prefix;
 };
 
-/* Layer norm over the last axis, forward: y = (x - mean) * rstd * weight + bias. */
-struct LayerNormForwardParams {
-  uint64_t x;
-  uint64_t weight; /* [columns], the type of x, or 0: one */
-  uint64_t bias;   /* [columns], the type of x, or 0: zero */
+/* The gradient of softmax or log-softmax over the last axis. */
+struct SoftmaxBackwardParams {
   uint64_t y;
-  uint64_t mean; /* f32 [rows], or 0 */
-  uint64_t rstd; /* f32 [rows], or 0 */
-  struct RowStrides x_strides;
-  struct RowStrides y_strides;
-  uint32_t n1;
-  uint32_t n2;
-  uint32_t rows;
-  uint32_t columns;
+  uint64_t d_y;      /* or 0: in d_x, which is replaced */
+  uint64_t d_x;
+  uint64_t partials; /* f32 [rows, segments]: sums over segments; 0 for one segment */
+  struct RowShape shape;
+  struct RowTensor y_rows;
+  struct RowTensor d_y_rows;
+  struct RowTensor d_x_rows;
+  float scale;
+  uint32_t is_log;
+};
+
+/* What dropout needs to know. */
+struct DropoutParams {
+  uint64_t seed;
+  uint32_t offset;
+  uint32_t below;   /* an element is dropped iff its random word is below; 0: no dropout */
+  float keep_scale; /* 1 / (1 - probability) */
+  uint32_t reserved;
+};
+
+/* Layer norm or RMS norm over the last axis, forward: r = dropout(x) + residual, y = (r - mean) * rstd * weight + bias. */
+struct NormForwardParams {
+  uint64_t x;
+  uint64_t residual; /* or 0 */
+  uint64_t weight;   /* [columns], or 0: one */
+  uint64_t bias;     /* [columns], or 0: zero */
+  uint64_t y;        /* or 0: only statistics are wanted */
+  uint64_t sum;      /* r, or 0 */
+  uint64_t mean;     /* f32 [rows], or 0 */
+  uint64_t rstd;     /* f32 [rows], or 0 */
+  uint64_t partials; /* f32 [rows, segments, 2]: mean and sum of squared distances from it; 0 for one segment */
+  struct RowShape shape;
+  struct RowTensor x_rows;
+  struct RowTensor residual_rows;
+  struct RowTensor y_rows;
+  struct RowTensor sum_rows;
+  struct DropoutParams dropout;
+  uint32_t weight_type;
+  uint32_t bias_type;
+  uint32_t sum_type;      /* r is rounded to this type, whether it is written or not */
+  uint32_t is_centered;   /* 1: layer norm; 0: RMS norm, whose mean is 0 */
+  float weight_offset;    /* added to the weight */
+  float eps;
+};
+
+/* The gradients of layer norm or RMS norm over the last axis. r is what was normalised. */
+struct NormBackwardParams {
+  uint64_t d_y;
+  uint64_t r;
+  uint64_t d_sum;           /* the gradient of r from its other uses, or 0 */
+  uint64_t weight;          /* [columns], or 0: one */
+  uint64_t mean;            /* f32 [rows], or 0: recomputed, or 0 */
+  uint64_t rstd;            /* f32 [rows], or 0: recomputed */
+  uint64_t d_x;             /* the gradient of x: of r, through dropout */
+  uint64_t d_residual;      /* the gradient of r, or 0 */
+  uint64_t partials;        /* f32 [rows, segments, 2]: sums over segments; 0 for one segment */
+  uint64_t weight_partials; /* f32 [parts, 2, columns]: parts of d_weight and d_bias; or 0 */
+  struct RowShape shape;
+  struct RowTensor d_y_rows;
+  struct RowTensor r_rows;
+  struct RowTensor d_sum_rows;
+  struct RowTensor d_x_rows;
+  struct RowTensor d_residual_rows;
+  struct DropoutParams dropout;
+  uint32_t parts; /* blocks that share the rows of a segment: block b takes rows b, b + parts, ... of groups of rows */
+  uint32_t weight_type;
+  uint32_t is_centered;
+  float weight_offset;
   float eps;
   uint32_t reserved; /* keeps the size a multiple of 8 bytes */
+};
+
+/* Sums the parts of d_weight and d_bias in their order. */
+struct NormWeightGradientsParams {
+  uint64_t weight_partials; /* f32 [parts, 2, columns] */
+  uint64_t d_weight;        /* [columns], or 0 */
+  uint64_t d_bias;          /* [columns], or 0 */
+  uint32_t parts;
+  uint32_t columns;
+  uint32_t d_weight_type;
+  uint32_t d_bias_type;
 };
 
 #endif /* WARPFOLD_PARAMS_H */

@@ -1,6 +1,7 @@
 // Dropout: the random numbers of Philox 4x32-10 (Salmon et al. 2011) and where they lie in accumulator fragments.
 //
-// Four neighbouring keys of a query share one call: key (seed), counter (key / 4, query, sequence * heads_q + head, offset),
+// Norms: key (seed), counter (column / 4, row, 0, offset), word column % 4.
+// Attention: four neighbouring keys of a query share one call: key (seed), counter (key / 4, query, sequence * heads_q + head, offset),
 // word key % 4. A weight is kept iff its word is at least floor(probability * 2^32).
 #pragma once
 
@@ -16,6 +17,9 @@ struct Dropout {
 
   __device__ __forceinline__ Dropout(const AttentionShape& shape)
       : seed(shape.dropout_seed), offset(shape.dropout_offset), below(shape.dropout_below) {}
+
+  __device__ __forceinline__ Dropout(const DropoutParams& params)
+      : seed(params.seed), offset(params.offset), below(params.below) {}
 
   // Bit i: whether the weight of key 4 * key_group + i is kept.
   __device__ __forceinline__ uint32_t keep_four(uint32_t key_group, uint32_t query, uint32_t sequence_head) const {
@@ -34,6 +38,18 @@ struct Dropout {
       key_1 += 0xBB67AE85u;
     }
     return (c_0 >= below) | (c_1 >= below) << 1 | (c_2 >= below) << 2 | (c_3 >= below) << 3;
+  }
+
+  // Bit i: whether column first + i of a norm's row is kept, for N columns.
+  template <int N>
+  __device__ __forceinline__ uint32_t keep_columns_of_row(int first, uint32_t row) const {
+    uint32_t bits = 0;
+#pragma unroll
+    for (int four = 0; four < N; four += 4) bits |= keep_four(first / 4 + four / 4, row, 0) << four;
+    if constexpr (N > 1) {
+      if (first % 4 != 0) bits |= keep_four(first / 4 + N / 4, row, 0) << N;
+    }
+    return bits >> first % 4;
   }
 
   // The kept weights of an accumulator tile of 16 queries and 8 keys: bit i is accumulator i's. `first_key` is a multiple of

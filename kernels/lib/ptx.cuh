@@ -29,6 +29,7 @@ __device__ __forceinline__ uint32_t thread_index() {
 
 // No instruction: hides from the compiler where a value came from, so that nothing derived from it is kept for long.
 __device__ __forceinline__ void forget(uint32_t& value) { asm volatile("" : "+r"(value)); }
+__device__ __forceinline__ void forget(int& value) { asm volatile("" : "+r"(value)); }
 __device__ __forceinline__ void forget(int64_t& value) { asm volatile("" : "+l"(value)); }
 __device__ __forceinline__ void forget(const char*& value) { asm volatile("" : "+l"(value)); }
 __device__ __forceinline__ void forget(float& value) { asm volatile("" : "+f"(value)); }
@@ -52,6 +53,15 @@ __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commi
 template <int PENDING>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+// ld.global.v4.u32 {d0, d1, d2, d3}, [a];   PTX 2.0, sm_20. a on a 16-byte boundary. Volatile, so that a load stays where
+// it is written: compilers move it to its first use, and then loads that should fly together wait for one another.
+__device__ __forceinline__ void load_global_4(uint32_t (&d)[4], const void* address_gmem) {
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+               : "l"(address_gmem)
+               : "memory");
 }
 
 // ldmatrix.sync.aligned.m8n8.x4.shared.b16 {d0,d1,d2,d3}, [addr];   PTX 6.5, sm_75

@@ -390,6 +390,7 @@ impl BackwardLaunches {
         }
         let delta = delta.view();
         let [q, k, v, bias, mask, slopes, key_lengths, query_lengths] = operands.shared();
+        let (seed, offset) = (operands.dropout_seed, operands.dropout_offset);
         let reads = |order| {
             let saved = [Some(d_output), Some(lse), Some(delta)];
             let [d_output, lse, delta] = saved;
@@ -398,15 +399,15 @@ impl BackwardLaunches {
         let Gradients { d_q, d_k, d_v, d_bias, d_sinks } = gradients;
         if d_k.is_some() || d_v.is_some() {
             let mut writes = [None, d_k.as_mut(), d_v.as_mut(), None];
-            launch(device, &self.key_value.with_dropout(operands), &reads(operands.query_order), &mut writes)?;
+            launch(device, &self.key_value.with_random_state(seed, offset), &reads(operands.query_order), &mut writes)?;
         }
         if d_q.is_some() {
             let mut writes = [d_q.as_mut(), None, None, None];
-            launch(device, &self.query.with_dropout(operands), &reads(operands.key_order), &mut writes)?;
+            launch(device, &self.query.with_random_state(seed, offset), &reads(operands.key_order), &mut writes)?;
         }
         if let (Some(plan), Some(d_bias)) = (&self.bias, d_bias) {
             let mut writes = [None, None, None, Some(d_bias)];
-            launch(device, &plan.with_dropout(operands), &reads(None), &mut writes)?;
+            launch(device, &plan.with_random_state(seed, offset), &reads(None), &mut writes)?;
         }
         if let (Some(plan), Some(d_sinks)) = (&self.sinks, d_sinks) {
             launch(device, plan, &[operands.sinks, Some(lse), Some(delta)], &mut [Some(d_sinks)])?;

@@ -142,6 +142,21 @@ impl Band {
         query as i64 + self.offset
     }
 
+    /// How many keys before a query's position it sees; `None` is all.
+    pub fn left(&self) -> Option<i64> {
+        self.left
+    }
+
+    /// How many keys after a query's position it sees; `None` is all.
+    pub fn right(&self) -> Option<i64> {
+        self.right
+    }
+
+    /// The key up to which every query sees all.
+    pub fn prefix(&self) -> usize {
+        self.prefix
+    }
+
     /// The keys that a query sees: a part of the prefix, then keys after the prefix. Either may be empty.
     pub fn keys(&self, query: usize) -> [Range<usize>; 2] {
         self.keys_of(&(query..query + 1))

@@ -15,7 +15,7 @@ pub use plan::AttentionPlan;
 pub use state::AttentionState;
 
 pub(crate) use backward::{BackwardProblem, Gradients, Saved};
-pub(crate) use mask::Band;
+pub(crate) use mask::{Band, POSITION_MAX};
 pub(crate) use plan::Operands;
 pub(crate) use problem::Problem;
 pub(crate) use state::Merge;

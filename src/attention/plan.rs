@@ -120,7 +120,12 @@ impl AttentionPlan {
         check_devices(device, &FORWARD_READS, &reads, &["the output", "lse"], &writes)?;
         match &self.execution {
             Execution::Cpu => crate::cpu::attention::forward(&self.problem, &operands, output, lse, workspace),
-            Execution::Launch(plan) => launch(device, &plan.with_dropout(&operands), &reads, &mut writes),
+            Execution::Launch(plan) => launch(
+                device,
+                &plan.with_random_state(operands.dropout_seed, operands.dropout_offset),
+                &reads,
+                &mut writes,
+            ),
         }
     }
 

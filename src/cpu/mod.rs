@@ -3,9 +3,11 @@
 //! whole rows in a fixed order.
 
 pub(crate) mod attention;
-pub(crate) mod layer_norm;
+mod floats;
 pub(crate) mod merge;
+pub(crate) mod norm;
 mod row_tasks;
+mod scratch;
 mod simd;
 pub(crate) mod softmax;
 

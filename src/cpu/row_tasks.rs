@@ -7,24 +7,34 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use crate::tensor::Layout;
+use crate::cpu::dispatch_float;
+use crate::cpu::floats::FloatsMut;
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::tensor::{Float, Layout, TensorMut};
 
-/// Where the tasks write: the rows of one or two tensors, and up to two f32 values a row.
-pub(crate) struct RowOutputs<'a, T> {
-    tensors: [Option<Rows<'a, T>>; 2],
+/// Where the tasks write: the rows of one or two tensors, each of a type of its own, up to two f32 values a row, and an f32
+/// area a task.
+pub(crate) struct RowOutputs<'a> {
+    tensors: [Option<Rows<'a>>; 2],
     per_row: [Option<&'a mut [f32]>; 2],
+    areas: Areas<'a>,
     rows: usize,
 }
 
 /// The rows of one tensor.
-struct Rows<'a, T> {
-    values: &'a mut [T],
+struct Rows<'a> {
+    /// The first element of the slice that is borrowed, and the type of its elements.
+    values: *mut u8,
+    dtype: DType,
     leading: Layout,
     columns: usize,
+    _borrow: PhantomData<&'a mut [u8]>,
 }
 
-impl<'a, T> Rows<'a, T> {
-    fn new(values: &'a mut [T], layout: &Layout) -> Rows<'a, T> {
+impl<'a> Rows<'a> {
+    /// `values` starts at the layout's first element.
+    fn new<T: Float>(values: &'a mut [T], layout: &Layout) -> Rows<'a> {
         let (columns, shape) = layout.shape().split_last().expect("an output has rows");
         let strides = &layout.strides()[..shape.len()];
         // These checks are what makes the row references disjoint and in bounds.
@@ -33,7 +43,8 @@ impl<'a, T> Rows<'a, T> {
         let reach = if layout.num_elements() == 0 { 0 } else { leading.end() - 1 + columns };
         assert!(reach <= values.len(), "outputs are checked to fit their memory");
         assert!(*columns <= 1 || layout.strides()[shape.len()] == 1, "rows are contiguous");
-        Rows { values, leading, columns: *columns }
+        let values = values.as_mut_ptr().cast();
+        Rows { values, dtype: T::DTYPE, leading, columns: *columns, _borrow: PhantomData }
     }
 
     /// The number of rows; rows without an element are none.
@@ -42,24 +53,47 @@ impl<'a, T> Rows<'a, T> {
     }
 }
 
-impl<'a, T: Send> RowOutputs<'a, T> {
+fn rows_of<'a, T: Float>(tensor: &'a mut TensorMut<'_>) -> Result<Rows<'a>> {
+    let layout = *tensor.layout();
+    Ok(Rows::new(tensor.host_mut::<T>()?, &layout))
+}
+
+/// Areas of f32 values, one a task.
+struct Areas<'a> {
+    values: &'a mut [f32],
+    /// Of one area.
+    len: usize,
+}
+
+impl<'a> RowOutputs<'a> {
     /// The rows of a tensor whose elements do not overlap; `values` starts at its first element.
-    pub fn new(values: &'a mut [T], layout: &Layout, per_row: [Option<&'a mut [f32]>; 2]) -> RowOutputs<'a, T> {
-        let rows = Rows::new(values, layout);
-        let count = rows.count();
-        for stat in per_row.iter().flatten() {
-            assert!(stat.len() >= count, "there is one statistic a row");
-        }
-        RowOutputs { tensors: [Some(rows), None], per_row, rows: count }
+    pub fn new<T: Float>(values: &'a mut [T], layout: &Layout, per_row: [Option<&'a mut [f32]>; 2]) -> RowOutputs<'a> {
+        RowOutputs::of_rows([Some(Rows::new(values, layout)), None], per_row)
     }
 
-    /// The rows of two tensors that have equally many, of which either may be absent: a task writes the same rows of both.
-    pub fn pair(tensors: [Option<(&'a mut [T], Layout)>; 2]) -> RowOutputs<'a, T> {
-        let tensors = tensors.map(|tensor| tensor.map(|(values, layout)| Rows::new(values, &layout)));
+    /// The rows of float tensors that have equally many, of which either may be absent: a task writes the same rows of both.
+    pub fn of_tensors(
+        tensors: [Option<&'a mut TensorMut<'_>>; 2],
+        per_row: [Option<&'a mut [f32]>; 2],
+    ) -> Result<RowOutputs<'a>> {
+        let [first, second] =
+            tensors.map(|tensor| tensor.map(|tensor| dispatch_float!(tensor.dtype(), rows_of(tensor))).transpose());
+        Ok(RowOutputs::of_rows([first?, second?], per_row))
+    }
+
+    fn of_rows(tensors: [Option<Rows<'a>>; 2], per_row: [Option<&'a mut [f32]>; 2]) -> RowOutputs<'a> {
         let mut counts = tensors.iter().flatten().map(Rows::count);
         let rows = counts.next().unwrap_or(0);
         assert!(counts.all(|count| count == rows), "tensors that are written together have equally many rows");
-        RowOutputs { tensors, per_row: [None, None], rows }
+        for stat in per_row.iter().flatten() {
+            assert!(stat.len() >= rows, "there is one statistic a row");
+        }
+        RowOutputs { tensors, per_row, areas: Areas { values: &mut [], len: 0 }, rows }
+    }
+
+    /// Gives each task `len` values of its own besides, in the order of the tasks.
+    pub fn areas(self, values: &'a mut [f32], len: usize) -> RowOutputs<'a> {
+        RowOutputs { areas: Areas { values, len }, ..self }
     }
 
     /// Splits each group of `group_rows` rows into tasks of at most `task_rows` and runs them all, one scratch slot a
@@ -69,9 +103,22 @@ impl<'a, T: Send> RowOutputs<'a, T> {
         group_rows: usize,
         task_rows: usize,
         slots: &mut [S],
-        task: impl Fn(&mut S, Range<usize>, &mut RowWriter<'_, T>) + Sync,
+        task: impl Fn(&mut S, Range<usize>, &mut RowWriter<'_>) + Sync,
     ) {
-        self.run(group_rows, [task_rows, usize::MAX], slots, |slot, rows, _, writer| task(slot, rows, writer));
+        self.for_each_prepared_task(group_rows, task_rows, slots, |_| (), task);
+    }
+
+    /// As [`RowOutputs::for_each_task`], and prepares each slot before its first task.
+    pub fn for_each_prepared_task<S: Send>(
+        self,
+        group_rows: usize,
+        task_rows: usize,
+        slots: &mut [S],
+        prepare: impl Fn(&mut S) + Sync,
+        task: impl Fn(&mut S, Range<usize>, &mut RowWriter<'_>) + Sync,
+    ) {
+        let task_size = [task_rows, usize::MAX];
+        self.run(group_rows, task_size, slots, prepare, |slot, rows, _, writer| task(slot, rows, writer));
     }
 
     /// As [`RowOutputs::for_each_task`], and splits the rows of the one tensor too, into at most `task_size[1]` columns: a
@@ -81,10 +128,10 @@ impl<'a, T: Send> RowOutputs<'a, T> {
         group_rows: usize,
         task_size: [usize; 2],
         slots: &mut [S],
-        task: impl Fn(&mut S, Range<usize>, Range<usize>, &mut RowWriter<'_, T>) + Sync,
+        task: impl Fn(&mut S, Range<usize>, Range<usize>, &mut RowWriter<'_>) + Sync,
     ) {
         assert!(self.tensors[1].is_none() && self.per_row.iter().all(Option::is_none), "one tensor has tiles");
-        self.run(group_rows, task_size, slots, task);
+        self.run(group_rows, task_size, slots, |_| (), task);
     }
 
     fn run<S: Send>(
@@ -92,7 +139,8 @@ impl<'a, T: Send> RowOutputs<'a, T> {
         group_rows: usize,
         task_size: [usize; 2],
         slots: &mut [S],
-        task: impl Fn(&mut S, Range<usize>, Range<usize>, &mut RowWriter<'_, T>) + Sync,
+        prepare: impl Fn(&mut S) + Sync,
+        task: impl Fn(&mut S, Range<usize>, Range<usize>, &mut RowWriter<'_>) + Sync,
     ) {
         if self.rows == 0 {
             return;
@@ -103,20 +151,25 @@ impl<'a, T: Send> RowOutputs<'a, T> {
         assert!(self.rows.is_multiple_of(group_rows), "there are whole groups of rows");
         let per_group = group_rows.div_ceil(task_size[0]);
         let tasks = self.rows / group_rows * per_group * across;
+        let Areas { values: areas, len: area_len } = self.areas;
+        assert!(area_len.checked_mul(tasks).is_some_and(|len| len <= areas.len()), "there is one area a task");
         let shared = Shared {
-            tensors: self.tensors.each_mut().map(|tensor| {
-                tensor.as_mut().map(|Rows { values, leading, columns }| (values.as_mut_ptr(), *leading, *columns))
-            }),
+            tensors: &self.tensors,
             per_row: self.per_row.each_mut().map(|stat| stat.as_mut().map(|stat| stat.as_mut_ptr())),
-            _borrow: PhantomData,
+            areas: areas.as_mut_ptr(),
+            area_len,
         };
         let next = AtomicUsize::new(0);
         slots.par_iter_mut().with_max_len(1).for_each(|slot| {
+            let mut is_prepared = false;
             loop {
                 // Every index is taken once, and different indices are different rectangles.
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 if index >= tasks {
                     return;
+                }
+                if !std::mem::replace(&mut is_prepared, true) {
+                    prepare(slot);
                 }
                 let (row_task, column_task) = (index / across, index % across);
                 let first = row_task % per_group * task_size[0];
@@ -124,30 +177,40 @@ impl<'a, T: Send> RowOutputs<'a, T> {
                 let rows = group + first..group + (first + task_size[0]).min(group_rows);
                 let left = column_task * task_size[1];
                 let tile = left..left.saturating_add(task_size[1]).min(columns);
-                task(slot, rows.clone(), tile.clone(), &mut RowWriter { shared: &shared, rows, columns: tile });
+                let mut writer = RowWriter { shared: &shared, index, rows: rows.clone(), columns: tile.clone() };
+                task(slot, rows, tile, &mut writer);
             }
         });
     }
 }
 
-struct Shared<'a, T> {
-    /// First element, layout of the rows' first elements, columns.
-    tensors: [Option<(*mut T, Layout, usize)>; 2],
+struct Shared<'a> {
+    tensors: &'a [Option<Rows<'a>>; 2],
     per_row: [Option<*mut f32>; 2],
-    _borrow: PhantomData<&'a mut [T]>,
+    areas: *mut f32,
+    area_len: usize,
 }
 
 /// Mutable access to what one task owns.
-pub(crate) struct RowWriter<'a, T> {
-    shared: &'a Shared<'a, T>,
+pub(crate) struct RowWriter<'a> {
+    shared: &'a Shared<'a>,
+    /// Of the task.
+    index: usize,
     rows: Range<usize>,
     /// Of the first tensor.
     columns: Range<usize>,
 }
 
-impl<T> RowWriter<'_, T> {
-    /// Row `row` of the first tensor, which must lie in the task's range: the columns that the task owns.
-    pub fn row(&mut self, row: usize) -> &mut [T] {
+/// What a task owns of a row, and for all of its rows.
+pub(crate) struct RowParts<'a> {
+    /// The row of each tensor that is there.
+    pub tensors: [Option<FloatsMut<'a>>; 2],
+    pub area: &'a mut [f32],
+}
+
+impl RowWriter<'_> {
+    /// Row `row` of the first tensor, which must lie in the task's range and hold `T`: the columns that the task owns.
+    pub fn row<T: Float>(&mut self, row: usize) -> &mut [T] {
         self.row_of(0, row).expect("the first tensor is there")
     }
 }
@@ -156,29 +219,66 @@ impl<T> RowWriter<'_, T> {
 mod unsafe_rows {
     use super::*;
 
-    // SAFETY: the pointers come from exclusive borrows that outlive every task, and tasks only reach the rows and columns of
-    // their own ranges through `RowWriter`, so sharing them between threads shares no element.
-    unsafe impl<T: Send> Sync for Shared<'_, T> {}
+    // SAFETY: the pointers come from exclusive borrows, of slices of `Send` elements, that outlive every task. Tasks only
+    // reach the rows, columns and area of their own through `RowWriter`, so sharing them between threads shares no
+    // element.
+    unsafe impl Sync for Shared<'_> {}
 
-    impl<T> RowWriter<'_, T> {
-        /// As [`RowWriter::row`], of the first or second tensor; `None` if that is absent.
-        pub fn row_of(&mut self, tensor: usize, row: usize) -> Option<&mut [T]> {
+    impl<'a> RowWriter<'a> {
+        /// A row as elements of `T`, which must be what it holds.
+        ///
+        /// # Safety
+        /// Of each tensor, the task has one such reference at a time.
+        unsafe fn elements<T: Float>(&self, rows: &Rows<'_>, columns: Range<usize>, row: usize) -> &'a mut [T] {
             assert!(self.rows.contains(&row), "a task writes its own rows only");
-            let (values, leading, columns) = self.shared.tensors[tensor].as_ref()?;
-            let columns = if tensor == 0 { self.columns.clone() } else { 0..*columns };
-            let start = offset_of(leading, row) + columns.start;
-            // SAFETY: `Rows::new` checked that every row lies within its slice and that no two rows overlap; the columns are
-            // a part of the row's. Each row, or rectangle of rows and columns, belongs to exactly one task, and `&mut self`
-            // keeps this task to one reference at a time. Different tensors are different exclusive borrows.
-            Some(unsafe { std::slice::from_raw_parts_mut(values.add(start), columns.len()) })
+            assert_eq!(T::DTYPE, rows.dtype, "a row is seen as what it holds");
+            let start = offset_of(&rows.leading, row) + columns.start;
+            // SAFETY: `Rows::new` took the pointer from a slice of this type (no two types share a `DType`), and checked
+            // that every row lies within that slice and that no two rows overlap; the columns are a part of the row's.
+            // Each row, or rectangle of rows and columns, belongs to exactly one task, and the caller vouches for its
+            // having no other reference.
+            unsafe { std::slice::from_raw_parts_mut(rows.values.cast::<T>().add(start), columns.len()) }
+        }
+
+        /// A tensor and the columns of it that the task owns.
+        fn tensor(&self, tensor: usize) -> Option<(&'a Rows<'a>, Range<usize>)> {
+            let rows = self.shared.tensors[tensor].as_ref()?;
+            Some((rows, if tensor == 0 { self.columns.clone() } else { 0..rows.columns }))
+        }
+
+        /// As [`RowWriter::row`], of the first or second tensor; `None` if that is absent.
+        pub fn row_of<T: Float>(&mut self, tensor: usize, row: usize) -> Option<&mut [T]> {
+            let (rows, columns) = self.tensor(tensor)?;
+            // SAFETY: the result borrows `self` exclusively.
+            Some(unsafe { self.elements(rows, columns, row) })
+        }
+
+        /// Row `row` of both tensors, of whatever float type, and the task's area.
+        pub fn parts(&mut self, row: usize) -> RowParts<'_> {
+            let Shared { areas, area_len, .. } = *self.shared;
+            let tensors = [0, 1].map(|tensor| {
+                let (rows, columns) = self.tensor(tensor)?;
+                // SAFETY: the results borrow `self` exclusively, and different tensors are different exclusive borrows.
+                Some(unsafe {
+                    match rows.dtype {
+                        DType::F32 => FloatsMut::F32(self.elements(rows, columns, row)),
+                        DType::F16 => FloatsMut::F16(self.elements(rows, columns, row)),
+                        _ => FloatsMut::BF16(self.elements(rows, columns, row)),
+                    }
+                })
+            });
+            // SAFETY: `RowOutputs::run` checked that there is an area for each task, and this one's belongs to it alone. The
+            // areas are an exclusive borrow other than the tensors', and the result borrows `self` exclusively.
+            let area = unsafe { std::slice::from_raw_parts_mut(areas.add(self.index * area_len), area_len) };
+            RowParts { tensors, area }
         }
 
         /// Sets statistic `index` of row `row`, if it was asked for.
         pub fn set_stat(&mut self, index: usize, row: usize, value: f32) {
             assert!(self.rows.contains(&row), "a task writes its own rows only");
             if let Some(stat) = self.shared.per_row[index] {
-                // SAFETY: `RowOutputs::new` checked that there is one value a row. `for_each_tile` refuses statistics, so that
-                // each row belongs to one task.
+                // SAFETY: `RowOutputs::of_rows` checked that there is one value a row. `for_each_tile` refuses statistics,
+                // so that each row belongs to one task.
                 unsafe { *stat.add(row) = value };
             }
         }
@@ -199,19 +299,28 @@ fn offset_of(leading: &Layout, row: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Device;
+    use crate::tensor::Tensor;
+    use half::bf16;
 
     #[test]
     fn every_row_is_written_once_by_its_task() {
         let layout = Layout::contiguous(&[3, 7, 2, 5]).unwrap().transpose(1, 2).unwrap();
         let mut values = vec![0.0f32; 210];
         let mut stats = vec![0.0f32; 42];
-        let outputs = RowOutputs::new(&mut values, &layout, [Some(&mut stats), None]);
+        let mut areas = vec![0.0f32; 18 * 2];
+        let outputs = RowOutputs::new(&mut values, &layout, [Some(&mut stats), None]).areas(&mut areas, 2);
         outputs.for_each_task(7, 3, &mut [(), (), ()], |(), range, writer| {
+            writer.parts(range.start).area.copy_from_slice(&[range.start as f32, range.end as f32]);
             for row in range {
-                writer.row(row).iter_mut().for_each(|value| *value += row as f32 + 1.0);
+                writer.row::<f32>(row).iter_mut().for_each(|value| *value += row as f32 + 1.0);
                 writer.set_stat(0, row, row as f32);
             }
         });
+        for (task, area) in areas.chunks(2).enumerate() {
+            let first = task / 3 * 7 + task % 3 * 3;
+            assert_eq!(area, [first as f32, (first + if task % 3 == 2 { 1 } else { 3 }) as f32]);
+        }
         for (row, stat) in stats.iter().enumerate() {
             let (b, l, h) = (row / 14, row % 7, row / 7 % 2);
             let start = b * 70 + l * 10 + h * 5;
@@ -222,19 +331,41 @@ mod tests {
 
     #[test]
     fn a_task_writes_the_same_rows_of_both_tensors() {
-        let layouts = [[2, 5, 3], [2, 5, 4]].map(|shape| Layout::contiguous(&shape).unwrap());
-        let (mut wide, mut narrow) = (vec![0.0f32; 40], vec![0.0f32; 30]);
-        let outputs = RowOutputs::pair([Some((&mut narrow, layouts[0])), Some((&mut wide, layouts[1]))]);
-        outputs.for_each_task(5, 2, &mut [(), ()], |(), rows, writer| {
-            for row in rows {
-                writer.row(row).iter_mut().for_each(|value| *value += row as f32);
-                writer.row_of(1, row).unwrap().iter_mut().for_each(|value| *value -= row as f32);
-            }
+        let device = Device::cpu();
+        let mut narrow = Tensor::zeros(&device, DType::F32, [2, 5, 3]).unwrap();
+        let mut wide = Tensor::zeros(&device, DType::BF16, [2, 5, 4]).unwrap();
+        let outputs = |tensors: [Option<TensorMut<'_>>; 2], write: &(dyn Fn(usize, &mut RowWriter<'_>) + Sync)| {
+            let [mut narrow, mut wide] = tensors;
+            let outputs = RowOutputs::of_tensors([narrow.as_mut(), wide.as_mut()], [None, None]).unwrap();
+            outputs.for_each_task(5, 2, &mut [(), ()], |(), rows, writer| rows.for_each(|row| write(row, writer)));
+        };
+        outputs([Some(narrow.view_mut()), Some(wide.view_mut())], &|row, writer| {
+            writer.row(row).fill(row as f32);
+            let [Some(mut narrow), Some(FloatsMut::BF16(wide))] = writer.parts(row).tensors else {
+                panic!("both are there")
+            };
+            narrow.write(&[row as f32 + 0.5; 3]);
+            wide.fill(bf16::from_f32(-(row as f32)));
         });
-        assert!(narrow.iter().enumerate().all(|(index, value)| *value == (index / 3) as f32));
-        assert!(wide.iter().enumerate().all(|(index, value)| *value == -((index / 4) as f32)));
-        let outputs = RowOutputs::pair([None, Some((&mut wide, layouts[1]))]);
-        outputs.for_each_task(5, 2, &mut [()], |(), rows, writer| assert!(writer.row_of(0, rows.start).is_none()));
+        let (narrow, values) = (narrow.to_vec::<f32>().unwrap(), wide.to_vec_f32().unwrap());
+        assert!(narrow.iter().enumerate().all(|(index, value)| *value == (index / 3) as f32 + 0.5));
+        assert!(values.iter().enumerate().all(|(index, value)| *value == -((index / 4) as f32)));
+        outputs([None, Some(wide.view_mut())], &|row, writer| assert!(writer.row_of::<f32>(0, row).is_none()));
+    }
+
+    #[test]
+    fn slots_are_prepared_once_before_their_tasks() {
+        let (mut values, layout) = (vec![0.0f32; 20], Layout::contiguous(&[20, 1]).unwrap());
+        let mut slots = [0; 3];
+        RowOutputs::new(&mut values, &layout, [None, None]).for_each_prepared_task(
+            20,
+            3,
+            &mut slots,
+            |slot| *slot += 1,
+            |slot, rows, writer| rows.for_each(|row| writer.row(row)[0] = *slot as f32),
+        );
+        assert_eq!(values, [1.0; 20]);
+        assert!(slots.iter().all(|slot| *slot <= 1));
     }
 
     #[test]
@@ -244,7 +375,7 @@ mod tests {
         let outputs = RowOutputs::new(&mut values, &layout, [None, None]);
         outputs.for_each_tile(5, [2, 3], &mut [(), ()], |(), rows, columns, writer| {
             for row in rows {
-                let values = writer.row(row);
+                let values = writer.row::<f32>(row);
                 assert_eq!(values.len(), columns.len());
                 values.iter_mut().zip(columns.clone()).for_each(|(value, c)| *value += (row * 7 + c) as f32 + 1.0);
             }
@@ -262,14 +393,32 @@ mod tests {
         let mut values = vec![0.0f32; 8];
         let layout = Layout::contiguous(&[4, 2]).unwrap();
         RowOutputs::new(&mut values, &layout, [None, None])
-            .for_each_task(4, 2, &mut [()], |(), range, writer| writer.row((range.end + 1) % 4)[0] = 1.0);
+            .for_each_task(4, 2, &mut [()], |(), range, writer| writer.row((range.end + 1) % 4)[0] = 1.0f32);
+    }
+
+    #[test]
+    #[should_panic(expected = "what it holds")]
+    fn another_type_is_refused() {
+        let mut values = vec![0.0f32; 8];
+        let layout = Layout::contiguous(&[4, 2]).unwrap();
+        RowOutputs::new(&mut values, &layout, [None, None])
+            .for_each_task(4, 4, &mut [()], |(), range, writer| writer.row(range.start)[0] = bf16::ONE);
+    }
+
+    #[test]
+    #[should_panic(expected = "one area a task")]
+    fn too_few_areas_are_refused() {
+        let (mut values, mut areas) = (vec![0.0f32; 8], [0.0; 3]);
+        let layout = Layout::contiguous(&[4, 2]).unwrap();
+        let outputs = RowOutputs::new(&mut values, &layout, [None, None]).areas(&mut areas, 2);
+        outputs.for_each_task(4, 2, &mut [()], |(), _, _| {});
     }
 
     #[test]
     #[should_panic(expected = "equally many rows")]
     fn tensors_of_different_numbers_of_rows_are_refused() {
-        let layouts = [[4, 2], [2, 4]].map(|shape| Layout::contiguous(&shape).unwrap());
-        let (mut a, mut b) = ([0.0f32; 8], [0.0f32; 8]);
-        RowOutputs::pair([Some((&mut a[..], layouts[0])), Some((&mut b[..], layouts[1]))]);
+        let mut tensors = [[4, 2], [2, 4]].map(|shape| Tensor::zeros(&Device::cpu(), DType::F16, shape).unwrap());
+        let mut views = tensors.each_mut().map(|tensor| tensor.view_mut());
+        let _ = RowOutputs::of_tensors(views.each_mut().map(Some), [None, None]);
     }
 }

@@ -66,10 +66,9 @@ pub fn check(
     factor: f64,
 ) -> Result<Closeness, Mismatch> {
     check_special(what, shape, actual, oracle)?;
-    let largest = oracle.iter().filter(|value| value.is_finite()).fold(0.0f64, |max, value| max.max(value.abs()));
     let (_, naive_error) = worst(naive, oracle);
-    let closeness =
-        check_elements(what, shape, actual, oracle, factor * naive_error + allowed_ulps(dtype) * ulp(largest, dtype))?;
+    let allowed = factor * naive_error + allowed_ulps(dtype) * ulp(largest(oracle), dtype);
+    let closeness = check_elements(what, shape, dtype, actual, oracle, allowed)?;
     let rms_allowed = factor * relative_rms(naive, oracle) + 2.0 * unit_roundoff(dtype);
     if closeness.relative_rms > rms_allowed {
         let (index, _) = worst(actual, oracle);
@@ -97,7 +96,7 @@ pub fn check_lse(
     score_max: f64,
 ) -> Result<Closeness, Mismatch> {
     check_special(what, shape, actual, oracle)?;
-    check_elements(what, shape, actual, oracle, 2f64.powi(-18) * (1.0 + score_max))
+    check_elements(what, shape, DType::F32, actual, oracle, 2f64.powi(-18) * (1.0 + score_max))
 }
 
 /// Infinities and NaNs must stand where the oracle has them.
@@ -121,9 +120,11 @@ fn check_special(what: &str, shape: &[usize], actual: &[f64], oracle: &[f64]) ->
     }
 }
 
+/// The reason counts units of the last place at the largest result.
 fn check_elements(
     what: &str,
     shape: &[usize],
+    dtype: DType,
     actual: &[f64],
     oracle: &[f64],
     allowed: f64,
@@ -132,15 +133,25 @@ fn check_elements(
     let closeness =
         Closeness { max_difference: difference, max_allowed: allowed, relative_rms: relative_rms(actual, oracle) };
     if difference > allowed {
+        let ulp_of_largest = ulp(largest(oracle), dtype);
         return Err(Mismatch {
             what: what.to_string(),
             coordinate: coordinate(index, shape),
             actual: actual[index],
             oracle: oracle[index],
-            reason: format!("the difference {difference:e} is over {allowed:e}"),
+            reason: format!(
+                "the difference {difference:e} ({:.2} ulp of {dtype}) is over {allowed:e} ({:.2} ulp)",
+                difference / ulp_of_largest,
+                allowed / ulp_of_largest
+            ),
         });
     }
     Ok(closeness)
+}
+
+/// The largest finite magnitude.
+fn largest(values: &[f64]) -> f64 {
+    values.iter().filter(|value| value.is_finite()).fold(0.0f64, |max, value| max.max(value.abs()))
 }
 
 /// The index and size of the largest finite difference.

@@ -13,7 +13,10 @@ pub use attention::{
     Alignment, AttentionCase, AttentionGradients, AttentionResult, Broadcast, DropoutCase, MergedRows,
     attention_backward, attention_forward, merge,
 };
-pub use rows::{LayerNormResult, layer_norm_forward, softmax_forward};
+pub use rows::{
+    NormCase, NormGradients, NormResult, RowBroadcast, SoftmaxCase, norm_backward, norm_forward, norm_sum,
+    softmax_backward, softmax_forward,
+};
 
 /// Widens a device's result.
 pub fn from_f32(values: &[f32]) -> Vec<f64> {

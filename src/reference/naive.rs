@@ -1,10 +1,14 @@
 //! The unfused computation in an element type: each step rounds its result to that type, as separate kernels would,
 //! with sums in f32. Its distance from the oracle is the yardstick for a fused result.
 
+mod rows;
+
 use half::{bf16, f16};
 
 use crate::dtype::DType;
 use crate::reference::attention::{AttentionCase, AttentionGradients};
+
+pub use rows::{norm_backward, norm_forward, norm_sum, softmax_backward, softmax_forward};
 
 /// Rounds to an element type, to nearest, ties to even.
 ///
@@ -12,10 +16,22 @@ use crate::reference::attention::{AttentionCase, AttentionGradients};
 pub fn round(value: f64, dtype: DType) -> f64 {
     match dtype {
         DType::F32 => f64::from(value as f32),
-        DType::F16 => f16::from_f64(value).to_f64(),
-        DType::BF16 => bf16::from_f64(value).to_f64(),
+        DType::F16 => f16::from_f32(odd_f32(value)).to_f64(),
+        DType::BF16 => bf16::from_f32(odd_f32(value)).to_f64(),
         DType::I32 | DType::U8 => value,
     }
+}
+
+/// One of the two f32 numbers around a value: itself if it is one, else the one whose last bit is 1. Rounding that to 16 bits
+/// rounds the value, as no tie and no exact number hides what was lost; the conversions of `half` from f64 lose it.
+fn odd_f32(value: f64) -> f32 {
+    let nearest = value as f32;
+    if f64::from(nearest) == value || value.is_nan() {
+        return nearest;
+    }
+    // The next number towards 0 has the bits of the number before.
+    let is_past = f64::from(nearest).abs() > value.abs();
+    f32::from_bits((nearest.to_bits() - u32::from(is_past)) | 1)
 }
 
 /// Half the distance of 1 from the next larger number of the type.
@@ -206,11 +222,6 @@ fn add_rounded(sums: &mut [f32], head: &[f32], dtype: DType) {
     }
 }
 
-/// Softmax of each row, computed in f32 from values of the type and rounded to it.
-pub fn softmax_forward(x: &[f64], columns: usize, dtype: DType) -> Vec<f64> {
-    x.chunks(columns).flat_map(|row| softmax_row(row, None, dtype).0).collect()
-}
-
 /// The softmax of one row and perhaps a sink, whose own probability stays in f32.
 fn softmax_row(row: &[f64], sink: Option<f64>, dtype: DType) -> (Vec<f64>, f64) {
     let max = row.iter().copied().chain(sink).fold(f64::NEG_INFINITY, f64::max) as f32;
@@ -222,29 +233,6 @@ fn softmax_row(row: &[f64], sink: Option<f64>, dtype: DType) -> (Vec<f64>, f64) 
         return (vec![0.0; row.len()], 0.0);
     }
     (powers.iter().map(|power| round(f64::from(power / sum), dtype)).collect(), f64::from(sink_power / sum))
-}
-
-/// Layer norm of each row: statistics in f32 by two passes, normalised and scaled values rounded to the type.
-pub fn layer_norm_forward(
-    x: &[f64],
-    columns: usize,
-    weight: Option<&[f64]>,
-    bias: Option<&[f64]>,
-    eps: f64,
-    dtype: DType,
-) -> Vec<f64> {
-    let mut y = Vec::with_capacity(x.len());
-    for row in x.chunks(columns) {
-        let mean = row.iter().fold(0.0f32, |sum, value| sum + *value as f32) / columns as f32;
-        let squares = row.iter().fold(0.0f32, |sum, value| sum + (*value as f32 - mean) * (*value as f32 - mean));
-        let rstd = 1.0 / (squares / columns as f32 + eps as f32).sqrt();
-        for (column, value) in row.iter().enumerate() {
-            let normalized = round(f64::from((*value as f32 - mean) * rstd), dtype);
-            let scaled = round(normalized * weight.map_or(1.0, |weight| weight[column]), dtype);
-            y.push(round(scaled + bias.map_or(0.0, |bias| bias[column]), dtype));
-        }
-    }
-    y
 }
 
 #[cfg(test)]
@@ -316,6 +304,32 @@ mod tests {
             let allowed = 10.0 * unit_roundoff(dtype) * largest;
             assert!((a - b).abs() <= allowed, "{what}[{index}] in {dtype} is {a}, not {b}: {case:?}");
         }
+    }
+
+    #[test]
+    fn rounding_sees_every_bit_of_a_value() {
+        for (dtype, half_ulp) in
+            [(DType::F32, 2f64.powi(-24)), (DType::F16, 2f64.powi(-11)), (DType::BF16, 2f64.powi(-8))]
+        {
+            for sign in [1.0, -1.0] {
+                let round = |value: f64| sign * round(sign * value, dtype);
+                let next = 1.0 + 2.0 * half_ulp;
+                // Ties go to the even neighbour, and the least that is over or below half decides.
+                assert_eq!((round(1.0 + half_ulp), round(next + half_ulp)), (1.0, 1.0 + 4.0 * half_ulp));
+                for little in [2f64.powi(-26), 2f64.powi(-30), 2f64.powi(-50)] {
+                    assert_eq!((round(1.0 + half_ulp + little), round(1.0 + half_ulp - little)), (next, 1.0));
+                    assert_eq!((round(next - little), round(1.0 + little)), (next, 1.0));
+                }
+                assert_eq!(round(1e300), f64::INFINITY);
+                assert_eq!(round(f64::INFINITY), f64::INFINITY);
+                assert_eq!((round(1e-300), round(0.0)), (0.0, 0.0));
+            }
+            assert!(round(f64::NAN, dtype).is_nan());
+        }
+        // Half of the smallest f16 number, and a little more.
+        assert_eq!(round(2f64.powi(-25), DType::F16), 0.0);
+        assert_eq!(round(2f64.powi(-25) * (1.0 + 2f64.powi(-40)), DType::F16), 2f64.powi(-24));
+        assert_eq!((round(65519.9, DType::F16), round(65520.0, DType::F16)), (65504.0, f64::INFINITY));
     }
 
     #[test]

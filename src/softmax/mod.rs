@@ -1,23 +1,38 @@
 //! Softmax over the last axis.
 
-use crate::device::Stream;
-use crate::error::Result;
-use crate::launch::{check_devices, launch, workspace};
-use crate::params::SoftmaxForwardParams;
-use crate::plan::{Execution, LaunchPlan, Params, check_planned_tensor, check_target};
-use crate::rows::Rows;
-use crate::target::Target;
-use crate::tensor::{Tensor, TensorMut, TensorRef, TensorSpec};
-use crate::variants::Operation;
-use crate::workspace::Workspace;
+mod backward;
+mod call;
+mod forward;
 
-/// Softmax over the last axis: `y[r, c] = exp(x[r, c] - max_r) / sum_c exp(x[r, c] - max_r)`.
+pub use backward::SoftmaxBackwardPlan;
+pub(crate) use backward::SoftmaxBackwardProblem;
+pub use call::{SoftmaxBackwardSpec, SoftmaxInputs, SoftmaxSpec};
+pub use forward::SoftmaxPlan;
+pub(crate) use forward::SoftmaxProblem;
+
+use crate::attention::Mask;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::target::Target;
+use crate::tensor::{Tensor, TensorMut, TensorRef};
+
+/// Softmax over the last axis, or its logarithm.
+///
+/// ```text
+/// s[r, c] = scale * x[r, c] + bias[r, c]            -inf where a mask hides the element
+/// y[r, c] = exp(s[r, c]) / sum_c exp(s[r, c])       log: s[r, c] - ln(sum_c exp(s[r, c]))
+/// d_x     = scale * y * (d_y - sum_c y d_y)         log: scale * (d_y - exp(y) * sum_c d_y)
+/// ```
 ///
 /// # Shapes
-/// `[..., columns]` of any length and alignment; leading dimensions with any strides, the last with stride 1.
+/// x, y and gradients `[..., columns]`, of any length and alignment; leading dimensions with any strides, the last with
+/// stride 1; bias and mask broadcast to that shape. Under [`Softmax::mask`] the last two dimensions are queries and keys.
 ///
 /// # Numerics
-/// Maximum and sum are f32. A row of `-inf` gives 0; a NaN or `+inf` makes its row NaN.
+/// Maximum and sums are f32, whatever the type; results are rounded once. A row that sees nothing, or only `-inf`, gives 0
+/// (log: `-inf`). A visible NaN or `+inf` makes its whole row NaN; what is hidden is never looked at. Backward, an element
+/// whose y is 0 (log: `-inf`) takes no part and has gradient 0. A row's bits depend on the row alone: its elements, its
+/// length and where its first element lies in a 16-byte vector.
 ///
 /// # Example
 /// ```
@@ -25,13 +40,25 @@ use crate::workspace::Workspace;
 /// let x = Tensor::from_slice(&Device::best(), &[0.0f32, 2.0f32.ln()], [1, 2])?;
 /// let y = Softmax::new().forward(&x)?.to_vec::<f32>()?;
 /// assert!((y[0] - 1.0 / 3.0).abs() < 1e-6 && (y[1] - 2.0 / 3.0).abs() < 1e-6);
+/// let sharper = Softmax::new().temperature(0.5).forward(&x)?.to_vec::<f32>()?;
+/// assert!((sharper[0] - 1.0 / 5.0).abs() < 1e-6);
 /// # Ok::<(), warpfold::Error>(())
 /// ```
 ///
 /// # Source
-/// Milakov, Gimelshein: Online normalizer calculation for softmax (2018), for rows that are streamed.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Softmax {}
+/// Milakov, Gimelshein: Online normalizer calculation for softmax (2018), for rows that several blocks share.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Softmax {
+    scale: f32,
+    is_log: bool,
+    mask: Mask,
+}
+
+impl Default for Softmax {
+    fn default() -> Softmax {
+        Softmax { scale: 1.0, is_log: false, mask: Mask::none() }
+    }
+}
 
 impl Softmax {
     /// Plain softmax.
@@ -39,107 +66,141 @@ impl Softmax {
         Softmax::default()
     }
 
+    /// Multiplies x by a scale before anything else; finite and positive.
+    pub fn scale(mut self, scale: f32) -> Softmax {
+        self.scale = scale;
+        self
+    }
+
+    /// Divides x by a temperature: [`Softmax::scale`] `1 / temperature`.
+    pub fn temperature(self, temperature: f32) -> Softmax {
+        self.scale(1.0 / temperature)
+    }
+
+    /// Computes the logarithm of the softmax.
+    pub fn log(mut self, is_log: bool) -> Softmax {
+        self.is_log = is_log;
+        self
+    }
+
+    /// Shows only what a mask shows: the last two dimensions are queries and keys, whose positions it aligns as in attention.
+    pub fn mask(mut self, mask: Mask) -> Softmax {
+        self.mask = mask;
+        self
+    }
+
     /// Computes into a new tensor on x's device, in x's order of dimensions in memory, without gaps.
     ///
     /// # Errors
-    /// [`crate::Error::Rank`] for a scalar; [`crate::Error::Empty`]; [`crate::Error::LastStride`]; [`crate::Error::TooManyStrides`];
-    /// [`crate::Error::TooLarge`]; [`crate::Error::UnsupportedDType`] for integers; the device's own.
-    pub fn forward<'a>(&self, x: impl Into<TensorRef<'a>>) -> Result<Tensor> {
-        let x = x.into();
+    /// [`Error::Rank`] for a scalar, or under a mask for one dimension; [`Error::Empty`]; [`Error::Shape`] of bias and mask;
+    /// [`Error::LastStride`]; [`Error::TooManyStrides`]; [`Error::TooLarge`]; [`Error::UnsupportedDType`] for integers;
+    /// [`Error::DTypeMismatch`] for a mask that is not u8; [`Error::Option`] for a bad scale; [`Error::DeviceMismatch`];
+    /// [`Error::Missing`] without x; the device's own.
+    pub fn forward<'a>(&self, inputs: impl Into<SoftmaxInputs<'a>>) -> Result<Tensor> {
+        let inputs = inputs.into();
+        let Some(x) = inputs.x else { return Err(Error::Missing { tensor: "x" }) };
         let device = x.device();
-        let plan = self.plan(&x.spec(), None, &device.target())?;
-        let mut y = Tensor::with_layout(device, x.dtype(), plan.y.layout)?;
-        let stream = device.stream();
-        let mut workspace = plan.workspace(&stream)?;
-        plan.forward_into(&stream, x, &mut y, &mut workspace)?;
+        let plan = self.plan(&SoftmaxSpec::of(&inputs, None), &device.target())?;
+        let mut y = Tensor::with_layout(device, x.dtype(), plan.output_layout())?;
+        self.run(device, &plan, inputs, &mut y)?;
         Ok(y)
     }
 
-    /// Decides how softmax of such a tensor runs on a target. `output` is the tensor to write to, when it is not the
-    /// one that [`Softmax::forward`] makes.
+    /// Replaces a tensor by its softmax; `inputs` is [`SoftmaxInputs::in_place`] with what else there is.
+    ///
+    /// ```
+    /// use warpfold::{Device, Softmax, SoftmaxInputs, Tensor};
+    /// let mut x = Tensor::from_slice(&Device::cpu(), &[1.0f32, 1.0, f32::NAN], [1, 3])?;
+    /// let mask = Tensor::from_slice(&Device::cpu(), &[1u8, 1, 0], [3])?;
+    /// Softmax::new().forward_in_place(SoftmaxInputs::in_place().mask(&mask), &mut x)?;
+    /// assert_eq!(x.to_vec::<f32>()?, [0.5, 0.5, 0.0]);
+    /// # Ok::<(), warpfold::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`Softmax::forward`]; [`crate::Error::Overlap`], [`crate::Error::Shape`] and [`crate::Error::DTypeMismatch`] of the output.
-    pub fn plan(&self, x: &TensorSpec, output: Option<&TensorSpec>, target: &Target) -> Result<SoftmaxPlan> {
-        let y = output.copied().unwrap_or(TensorSpec { layout: x.layout.compact(), alignment_bytes: 16, ..*x });
-        let rows = Rows::new(x, &y)?;
-        let execution = match target {
-            Target::Cpu => Execution::cpu("softmax", rows.dtype)?,
-            Target::Gpu(gpu) => {
-                let variant = rows.variant(Operation::SoftmaxForward, gpu)?;
-                let params = SoftmaxForwardParams {
-                    x_strides: rows.x_params(),
-                    y_strides: rows.y_params(),
-                    n1: rows.sizes[1] as u32,
-                    n2: rows.sizes[2] as u32,
-                    rows: rows.rows as u32,
-                    columns: rows.columns as u32,
-                    ..SoftmaxForwardParams::default()
-                };
-                Execution::Launch(rows.launch(variant, Params::SoftmaxForward(params))?)
-            }
-        };
-        Ok(SoftmaxPlan { x: *x, y, rows, target: *target, execution })
-    }
-}
-
-/// A reusable decision: how softmax of one shape runs on one kind of device.
-#[derive(Clone, Debug)]
-pub struct SoftmaxPlan {
-    x: TensorSpec,
-    y: TensorSpec,
-    rows: Rows,
-    target: Target,
-    execution: Execution<LaunchPlan>,
-}
-
-impl SoftmaxPlan {
-    /// The kernel launch; `None` on the CPU device.
-    pub fn launch(&self) -> Option<&LaunchPlan> {
-        self.execution.launch()
+    /// As [`Softmax::forward`]; [`Error::Overlap`]; [`Error::PlanMismatch`] when the inputs name another x.
+    pub fn forward_in_place<'a>(&self, inputs: SoftmaxInputs<'a>, x: impl Into<TensorMut<'a>>) -> Result<()> {
+        let x = x.into();
+        let device = x.device();
+        let plan =
+            self.plan(&SoftmaxSpec::of(&SoftmaxInputs { x: None, ..inputs }, Some(x.spec())), &device.target())?;
+        self.run(device, &plan, inputs, x)
     }
 
-    /// The plan in words.
-    pub fn explain(&self) -> String {
-        let Rows { dtype, rows, columns, .. } = self.rows;
-        let what = format!("softmax forward, {dtype}: {rows} rows of {columns}, {} bytes", self.rows.traffic_bytes());
-        match &self.execution {
-            Execution::Cpu => format!("{what}\non the CPU: rows in parallel, f32 inside"),
-            Execution::Launch(launch) => format!("{what}\non {}\n{launch}", self.target),
-        }
-    }
-
-    /// The scratch memory that one running call needs.
-    ///
-    /// # Errors
-    /// [`crate::Error::PlanMismatch`] when the stream's device is not of the plan's target.
-    pub fn workspace(&self, stream: &Stream) -> Result<Workspace> {
-        check_target(self.launch().as_slice(), &self.target, &stream.device().target())?;
-        workspace(self.launch().as_slice(), stream, self.rows.columns)
-    }
-
-    /// Computes into a given tensor: allocates nothing and waits for nothing.
-    ///
-    /// # Errors
-    /// [`crate::Error::PlanMismatch`]; [`crate::Error::DeviceMismatch`]; [`crate::Error::Cuda`].
-    pub fn forward_into<'a>(
+    fn run<'a>(
         &self,
-        stream: &Stream,
-        x: impl Into<TensorRef<'a>>,
+        device: &Device,
+        plan: &SoftmaxPlan,
+        inputs: SoftmaxInputs<'a>,
         y: impl Into<TensorMut<'a>>,
-        workspace: &mut Workspace,
     ) -> Result<()> {
-        let (x, mut y) = (x.into(), y.into());
-        let device = stream.device();
-        check_target(self.launch().as_slice(), &self.target, &device.target())?;
-        check_planned_tensor("x", &x.spec(), &self.x)?;
-        check_planned_tensor("the output", &y.spec(), &self.y)?;
-        let reads = [Some(x)];
-        let mut writes = [Some(&mut y)];
-        check_devices(device, &["x"], &reads, &["the output"], &writes)?;
-        match &self.execution {
-            Execution::Cpu => crate::cpu::softmax::forward(&self.rows, &x, &mut y, workspace),
-            Execution::Launch(plan) => launch(device, plan, &reads, &mut writes),
+        let stream = device.stream();
+        let mut workspace = plan.workspace(&stream)?;
+        plan.forward_into(&stream, inputs, y, &mut workspace)
+    }
+
+    /// Decides how softmax of such tensors runs on a target: pure, without touching a device.
+    ///
+    /// # Errors
+    /// As [`Softmax::forward`]; [`Error::Overlap`] and [`Error::DTypeMismatch`] of the output.
+    pub fn plan(&self, spec: &SoftmaxSpec, target: &Target) -> Result<SoftmaxPlan> {
+        SoftmaxPlan::new(SoftmaxProblem::new(self, spec)?, spec, target)
+    }
+
+    /// Computes the gradient of x from the result y and the gradient of y, into a new tensor in d_y's order of dimensions in
+    /// memory. Masks and biases show in y; the gradient of a bias is that of x divided by the scale.
+    ///
+    /// ```
+    /// use warpfold::{Device, Softmax, Tensor};
+    /// let y = Tensor::from_slice(&Device::cpu(), &[0.25f32, 0.75], [1, 2])?;
+    /// let d_y = Tensor::from_slice(&Device::cpu(), &[4.0f32, 0.0], [1, 2])?;
+    /// assert_eq!(Softmax::new().backward(&y, &d_y)?.to_vec::<f32>()?, [0.75, -0.75]);
+    /// # Ok::<(), warpfold::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Softmax::forward`].
+    pub fn backward<'a>(&self, y: impl Into<TensorRef<'a>>, d_y: impl Into<TensorRef<'a>>) -> Result<Tensor> {
+        let (y, d_y) = (y.into(), d_y.into());
+        let device = y.device();
+        let plan = self.plan_backward(&SoftmaxBackwardSpec::new(y.spec(), d_y.spec()), &device.target())?;
+        let mut d_x = Tensor::with_layout(device, y.dtype(), plan.output_layout())?;
+        let stream = device.stream();
+        let mut workspace = plan.workspace(&stream)?;
+        plan.backward_into(&stream, [y, d_y], &mut d_x, &mut workspace)?;
+        Ok(d_x)
+    }
+
+    /// As [`Softmax::backward`], with a result that replaces d_y.
+    ///
+    /// # Errors
+    /// As [`Softmax::forward`].
+    pub fn backward_in_place<'a>(&self, y: impl Into<TensorRef<'a>>, d_y: impl Into<TensorMut<'a>>) -> Result<()> {
+        let (y, d_y) = (y.into(), d_y.into());
+        let device = y.device();
+        let spec = SoftmaxBackwardSpec::new(y.spec(), d_y.spec()).in_place();
+        let plan = self.plan_backward(&spec, &device.target())?;
+        let stream = device.stream();
+        let mut workspace = plan.workspace(&stream)?;
+        plan.backward_in_place(&stream, y, d_y, &mut workspace)
+    }
+
+    /// As [`Softmax::plan`], for the backward pass.
+    ///
+    /// # Errors
+    /// As [`Softmax::plan`].
+    pub fn plan_backward(&self, spec: &SoftmaxBackwardSpec, target: &Target) -> Result<SoftmaxBackwardPlan> {
+        SoftmaxBackwardPlan::new(SoftmaxBackwardProblem::new(self, spec)?, spec, target)
+    }
+
+    fn check_scale(&self) -> Result<()> {
+        match self.scale.is_finite() && self.scale > 0.0 {
+            true => Ok(()),
+            false => Err(Error::Option {
+                name: "the softmax scale",
+                value: f64::from(self.scale),
+                allowed: "finite and positive",
+            }),
         }
     }
 }

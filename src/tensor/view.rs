@@ -293,6 +293,22 @@ fn gather<T: Element>(values: &[T], layout: &Layout) -> Vec<T> {
     out
 }
 
+impl TensorMut<'_> {
+    /// The same view for a shorter time.
+    pub(crate) fn reborrow(&mut self) -> TensorMut<'_> {
+        let data = match &mut self.data {
+            DataMut::Host(bytes) => DataMut::Host(bytes),
+            #[cfg(feature = "cuda")]
+            DataMut::Cuda { memory, address } => DataMut::Cuda { memory: &mut **memory, address: *address },
+            #[cfg(feature = "cuda")]
+            DataMut::CudaRaw { address, size_bytes } => DataMut::CudaRaw { address: *address, size_bytes: *size_bytes },
+            #[cfg(feature = "emulator")]
+            DataMut::Emulator(buffer) => DataMut::Emulator(buffer),
+        };
+        TensorMut { data, dtype: self.dtype, layout: self.layout, device: self.device }
+    }
+}
+
 impl<'a> TensorMut<'a> {
     pub(crate) fn from_parts(data: DataMut<'a>, dtype: DType, layout: Layout, device: &'a Device) -> TensorMut<'a> {
         TensorMut { data, dtype, layout, device }

@@ -3,10 +3,11 @@
 
 use half::{bf16, f16};
 use warpfold::emulator::{Counters, EmulatorBuilder, last_counters};
-use warpfold::variants::{Arch, Features, Operation, Tile, Variant};
+use warpfold::variants::{Arch, Features, Operation, RowFeatures, Tile, Variant};
 use warpfold::{
     Attention, AttentionForward, AttentionGradients, AttentionOutputs, AttentionState, BackwardInputs, BackwardSpec,
-    DType, Device, GradientOutputs, LaunchPlan, LayerNorm, LayerNormInputs, Qkv, Softmax, Tensor,
+    DType, Device, GradientOutputs, LaunchPlan, Norm, NormBackwardInputs, NormGradientOutputs, NormInputs, NormOutputs,
+    Qkv, Softmax, SoftmaxBackwardSpec, SoftmaxInputs, SoftmaxSpec, Tensor,
 };
 
 /// What a kernel did.
@@ -37,7 +38,8 @@ pub fn run(variant: &Variant) -> Result<Run, Failure> {
         }
         (Operation::AttentionMerge, _) => merge(variant),
         (_, Tile::WarpRows { .. }) => backward(variant, [256, 64]),
-        (_, Tile::Rows { .. }) => rows(variant),
+        (_, Tile::Rows { rows_per_block, features, .. }) => rows(variant, rows_per_block as usize, features),
+        (_, Tile::Columns { .. }) => norm_backward(variant, [64, 1024], false),
     }
 }
 
@@ -170,23 +172,100 @@ fn merge(variant: &Variant) -> Result<Run, Failure> {
     counted(&device, format!("{parts} parts, {HEADS} heads, {len} queries"))
 }
 
-/// Rows that start on 16-byte boundaries, as long as the kernel takes them.
-fn rows(variant: &Variant) -> Result<Run, Failure> {
-    let device = builder().build()?;
-    let columns = variant.columns_max().map_or(40_000, |columns| columns as usize);
-    let x = tensor(&device, variant.dtype, &[8, columns])?;
+/// Rows of whole 16-byte vectors, as many as two blocks take and as long as the kernel takes them; a block a row has 4096
+/// columns.
+fn rows(variant: &Variant, rows_per_block: usize, features: RowFeatures) -> Result<Run, Failure> {
+    let slot = 16 / variant.dtype.size_bytes();
+    let columns = variant.columns_max().map_or(4096, |columns| columns as usize / slot * slot);
+    let shape = [(2 * rows_per_block).max(8), columns];
+    // Without an option or misaligned rows, a plain kernel would take the problem.
+    let is_general = features == RowFeatures::General;
     match variant.operation {
-        Operation::SoftmaxForward => {
-            let plan = Softmax::new().plan(&x.view().spec(), None, &device.target())?;
-            check(variant, plan.launch().as_slice())?;
-            Softmax::new().forward(&x)?;
-        }
-        _ => {
-            let inputs = LayerNormInputs::new(&x);
-            let plan = LayerNorm::new().plan(&inputs.spec(), &device.target())?;
-            check(variant, plan.launch().as_slice())?;
-            LayerNorm::new().forward(&inputs)?;
-        }
+        Operation::SoftmaxForward => softmax_forward(variant, shape, is_general),
+        Operation::SoftmaxBackward => softmax_backward(variant, shape, is_general),
+        Operation::NormForward => norm_forward(variant, shape, is_general),
+        _ => norm_backward(variant, shape, is_general),
     }
-    counted(&device, format!("8 rows of {columns}"))
+}
+
+/// A problem in words.
+fn named([rows, columns]: [usize; 2], options: &str) -> String {
+    format!("{rows} rows of {columns}{options}")
+}
+
+fn softmax_forward(variant: &Variant, shape: [usize; 2], is_general: bool) -> Result<Run, Failure> {
+    let device = builder().build()?;
+    let (x, bias) = (tensor(&device, variant.dtype, &shape)?, tensor(&device, variant.dtype, &shape)?);
+    let mut y = Tensor::zeros(&device, variant.dtype, shape)?;
+    let (mut spec, mut inputs) = (SoftmaxSpec::new(x.view().spec()), SoftmaxInputs::new(&x));
+    if is_general {
+        (spec, inputs) = (spec.bias(bias.view().spec()), inputs.bias(&bias));
+    }
+    let plan = Softmax::new().plan(&spec, &device.target())?;
+    check(variant, &plan.launches())?;
+    let stream = device.stream();
+    plan.forward_into(&stream, inputs, &mut y, &mut plan.workspace(&stream)?)?;
+    counted(&device, named(shape, if is_general { ", a bias" } else { "" }))
+}
+
+fn softmax_backward(variant: &Variant, shape: [usize; 2], is_general: bool) -> Result<Run, Failure> {
+    let device = builder().build()?;
+    // Rows that begin one element late.
+    let [rows, columns] = shape;
+    let wide = tensor(&device, variant.dtype, &[rows, columns + 16 / variant.dtype.size_bytes()])?;
+    let whole = tensor(&device, variant.dtype, &shape)?;
+    let y = if is_general { wide.view().narrow(1, 1, columns)? } else { whole.view() };
+    let mut d_x = Tensor::zeros(&device, variant.dtype, shape)?;
+    let spec = SoftmaxBackwardSpec::new(y.spec(), y.spec()).d_x(d_x.view().spec());
+    let plan = Softmax::new().plan_backward(&spec, &device.target())?;
+    check(variant, &plan.launches())?;
+    let stream = device.stream();
+    plan.backward_into(&stream, [y, y], &mut d_x, &mut plan.workspace(&stream)?)?;
+    counted(&device, named(shape, if is_general { ", misaligned" } else { "" }))
+}
+
+/// A layer norm, with dropout where the kernel is the general one.
+fn norm(is_general: bool) -> Norm {
+    Norm::layer().dropout(if is_general { 0.1 } else { 0.0 })
+}
+
+fn norm_forward(variant: &Variant, shape: [usize; 2], is_general: bool) -> Result<Run, Failure> {
+    let device = builder().build()?;
+    let (x, vector) = (tensor(&device, variant.dtype, &shape)?, tensor(&device, variant.dtype, &shape[1..])?);
+    let mut y = Tensor::zeros(&device, variant.dtype, shape)?;
+    let mut sum = Tensor::zeros(&device, variant.dtype, shape)?;
+    let inputs = NormInputs::new(&x).residual(&x).weight(&vector).bias(&vector);
+    let plan = norm(is_general).plan(&inputs.spec(), &device.target())?;
+    check(variant, &plan.launches())?;
+    let stream = device.stream();
+    let outputs = NormOutputs::new(&mut y).sum(&mut sum);
+    plan.forward_into(&stream, &inputs, outputs, &mut plan.workspace(&stream)?)?;
+    counted(&device, named(shape, if is_general { ", a residual and dropout" } else { ", a residual" }))
+}
+
+/// The last kernel that ran is the one that is counted. So the kernel of the rows makes no sums over rows here, whose own
+/// kernel would follow.
+fn norm_backward(variant: &Variant, shape: [usize; 2], is_general: bool) -> Result<Run, Failure> {
+    let with_sums = variant.operation == Operation::NormWeightGradients;
+    let device = builder().build()?;
+    let rows = || tensor(&device, variant.dtype, &shape);
+    let vector = || tensor(&device, variant.dtype, &shape[1..]);
+    let (d_y, sum, weight) = (rows()?, rows()?, vector()?);
+    let (mean, rstd) = (tensor(&device, DType::F32, &shape[..1])?, tensor(&device, DType::F32, &shape[..1])?);
+    let (mut d_x, mut d_weight, mut d_bias) = (rows()?, vector()?, vector()?);
+    let inputs = NormBackwardInputs::new(&d_y, &sum).weight(&weight).bias(&weight).mean(&mean).rstd(&rstd);
+    let plan = norm(is_general).plan_backward(&inputs.spec(), &device.target())?;
+    check(variant, &plan.launches())?;
+    let mut outputs = NormGradientOutputs::new(&mut d_x);
+    if with_sums {
+        outputs = outputs.d_weight(&mut d_weight).d_bias(&mut d_bias);
+    }
+    let stream = device.stream();
+    plan.backward_into(&stream, &inputs, outputs, &mut plan.workspace(&stream)?)?;
+    let options = match (with_sums, is_general) {
+        (true, _) => ", the gradients of weight and bias",
+        (false, true) => ", dropout",
+        (false, false) => "",
+    };
+    counted(&device, named(shape, options))
 }

@@ -1,9 +1,6 @@
 //! The encoder: every attention and layer norm is warpfold's, all else is the backend's.
 
-use warpfold::{
-    Attention, AttentionOutputs, DType, Device, LayerNorm, LayerNormInputs, LayerNormOutputs, Qkv, SeqLens, Tensor,
-    TensorRef,
-};
+use warpfold::{Attention, AttentionOutputs, DType, Device, NormInputs, NormOutputs, Qkv, SeqLens, Tensor, TensorRef};
 
 use crate::backend::{After, Backend, Batch};
 use crate::config::Config;
@@ -116,15 +113,15 @@ impl<B: Backend> Encoder<B> {
         let hidden = self.config.hidden_size;
         let stream = self.backend.device().stream();
         let mut y = self.backend.allocate(rows * hidden)?;
-        let inputs = LayerNormInputs::new(self.backend.view(x, &[rows, hidden])?)
+        let inputs = NormInputs::new(self.backend.view(x, &[rows, hidden])?)
             .weight(self.backend.view(&norm.weight, &[hidden])?)
             .bias(self.backend.view(&norm.bias, &[hidden])?);
         let output = self.backend.view_mut(&mut y, &[rows, hidden])?;
-        let plan = LayerNorm::new()
+        let plan = warpfold::Norm::layer()
             .eps(self.config.layer_norm_eps)
             .plan(&inputs.spec().output(output.spec()), &self.backend.device().target())?;
         let mut workspace = plan.workspace(&stream)?;
-        plan.forward_into(&stream, &inputs, LayerNormOutputs::new(output), &mut workspace)?;
+        plan.forward_into(&stream, &inputs, NormOutputs::new(output), &mut workspace)?;
         Ok(y)
     }
 

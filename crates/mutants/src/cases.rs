@@ -1,16 +1,19 @@
 //! The problems that a kernel's mutants have to get right: the ones of the shared tests that reach every line of it.
 
 use half::f16;
-use warpfold::reference::{Alignment, AttentionCase};
-use warpfold::variants::{Features, Operation, Tile, Variant};
-use warpfold::{Attention, DType, Device, Error, Mask, Qkv, Tensor};
+use warpfold::reference::{Alignment, AttentionCase, NormCase, SoftmaxCase};
+use warpfold::variants::{Features, Operation, RowFeatures, Tile, Variant};
+use warpfold::{Attention, DType, Device, Error, Layout, Mask, Qkv, Softmax, Tensor};
 
 use crate::common::attention::merge::check_merge;
 use crate::common::attention::{
     Attempt, Operand, check_negative_length, check_weights_of_ones, drawn, dropout, sinks, slopes,
 };
-use crate::common::rows::{RowsAttempt, check_softmax_of_special_values};
-use crate::common::{PLACEMENTS, Placement};
+use crate::common::rows::{
+    NormAttempt, NormOperand, SoftmaxAttempt, SoftmaxOperand, check_softmax_of_a_nan_beside_hidden_columns,
+    check_softmax_of_special_values, drawn_rows, drawn_vector, longest_row,
+};
+use crate::common::{DTYPES, Placement, upload};
 
 /// One problem.
 pub struct Case {
@@ -56,8 +59,15 @@ pub fn cases(variant: &Variant) -> Vec<Case> {
         (Operation::AttentionDelta, Tile::WarpRows { .. }) => backward_delta(variant.dtype),
         (Operation::AttentionBackwardSinks, Tile::WarpRows { .. }) => backward_sinks(),
         (Operation::AttentionMerge, Tile::WarpRows { .. }) => merge(variant.dtype),
-        (Operation::SoftmaxForward, Tile::Rows { .. }) => softmax(variant),
-        (Operation::LayerNormForward, Tile::Rows { .. }) => layer_norm(variant),
+        (Operation::SoftmaxForward, Tile::Rows { .. }) => softmax(variant, SoftmaxAttempt::check),
+        (Operation::SoftmaxBackward, Tile::Rows { .. }) => softmax(variant, SoftmaxAttempt::check_backward),
+        (Operation::NormForward, Tile::Rows { .. }) => norm(variant, NormAttempt::check),
+        (Operation::NormBackward, Tile::Rows { .. }) => {
+            let mut cases = norm(variant, NormAttempt::check_backward);
+            cases.extend(sums_over_rows(variant));
+            cases
+        }
+        (Operation::NormWeightGradients, Tile::Columns { .. }) => weight_gradients(),
         _ => panic!("no cases for {}: write some", variant.name()),
     }
 }
@@ -442,63 +452,361 @@ fn merge(dtype: DType) -> Vec<Case> {
     ]
 }
 
-/// Row lengths that a kernel takes: the longest one, and one that ends inside of a 16-byte slot.
-fn columns(variant: &Variant) -> (usize, usize) {
-    let longest = variant.columns_max().map_or(40_000, |max| max as usize);
-    (longest, longest - 3)
+/// What the problems of a kernel of rows are made of.
+struct Ladder {
+    dtype: DType,
+    is_general: bool,
+    /// The longest rows are shared by several blocks.
+    has_segments: bool,
+    /// More than one block takes.
+    rows: usize,
+    /// The longest row, or one that several blocks share.
+    longest: usize,
+    /// Threads without a whole vector and, where the kernel takes them, a row that ends inside of one.
+    ragged: usize,
 }
 
-fn softmax(variant: &Variant) -> Vec<Case> {
-    let dtype = variant.dtype;
-    let (longest, ragged) = columns(variant);
-    let mixed = RowsAttempt {
-        placements: [Placement::Transposed, Placement::Padded],
-        ..RowsAttempt::new(&[2, 3, 2, ragged], dtype, Placement::Transposed)
+impl Ladder {
+    fn new(variant: &Variant) -> Ladder {
+        let Tile::Rows { rows_per_block, features, .. } = variant.tile else {
+            panic!("{} has no rows", variant.name())
+        };
+        let longest = longest_row(variant);
+        let slot = 16 / variant.dtype.size_bytes();
+        let (rows, longest, ragged) = match (rows_per_block, features) {
+            (1, _) => (3, longest + longest / 4, 2001),
+            (_, RowFeatures::Whole) => (rows_per_block as usize + 3, longest, longest - 3 * slot),
+            _ => (rows_per_block as usize + 3, longest, longest - 3),
+        };
+        let is_general = features == RowFeatures::General;
+        Ladder { dtype: variant.dtype, is_general, has_segments: rows_per_block == 1, rows, longest, ragged }
+    }
+
+    /// Where rows lie that the kernel takes.
+    fn place(&self, placement: Placement) -> Placement {
+        if self.is_general { Placement::Misaligned } else { placement }
+    }
+}
+
+/// Problems of softmax, checked forward or backward.
+fn softmax(variant: &Variant, check: fn(&SoftmaxAttempt, &Device, &str)) -> Vec<Case> {
+    let ladder = Ladder::new(variant);
+    let Ladder { dtype, rows, longest, ragged, .. } = ladder;
+    let plain =
+        |shape: &[usize], placement| SoftmaxAttempt::new(SoftmaxCase::new(shape), dtype, ladder.place(placement));
+    let log = |attempt: SoftmaxAttempt, scale| SoftmaxAttempt {
+        case: SoftmaxCase { is_log: true, scale, ..attempt.case },
+        ..attempt
     };
-    let apart = RowsAttempt {
-        placements: [Placement::Contiguous, Placement::Misaligned],
-        ..RowsAttempt::new(&[3, ragged], dtype, Placement::Contiguous)
-    };
-    let mut cases = vec![
-        rows("the longest misaligned rows", RowsAttempt::new(&[6, longest], dtype, Placement::Misaligned)),
-        rows("strided ragged rows", mixed),
-        rows("aligned rows to misaligned ones", apart),
-        case("infinities and NaNs", move |device, why| check_softmax_of_special_values(device, dtype, ragged, why)),
+    let few = plain(&[3, ragged], Placement::Contiguous);
+    let mut problems = vec![
+        ("the longest rows", plain(&[rows, longest], Placement::Contiguous)),
+        ("strided ragged rows", plain(&[2, 3, 2, ragged], Placement::Transposed)),
+        ("the logarithm of padded rows", log(plain(&[rows, ragged], Placement::Padded), 1.0)),
+        ("the logarithm of the longest rows", log(plain(&[3, longest], Placement::Contiguous), 0.75)),
+        ("a temperature", SoftmaxAttempt { case: SoftmaxCase { scale: 1.5, ..few.case.clone() }, ..few.clone() }),
+        ("in place", SoftmaxAttempt { in_place: true, ..plain(&[3, ragged], Placement::Padded) }),
     ];
     if dtype == DType::F32 {
-        let large =
-            RowsAttempt { mean: 1e4, spread: 5.0, ..RowsAttempt::new(&[3, ragged], dtype, Placement::Contiguous) };
-        cases.push(rows("large values", large));
+        problems.push(("large values", SoftmaxAttempt { mean: 1e4, spread: 5.0, ..few }));
+    }
+    if ladder.has_segments {
+        let apart = SoftmaxAttempt { spread: 1e4, ..plain(&[3, longest], Placement::Contiguous) };
+        problems.push(("maxima of segments that are far apart", apart));
+    }
+    if ladder.is_general {
+        // Masks and biases show in y only.
+        let is_forward = variant.operation == Operation::SoftmaxForward;
+        problems.extend(is_forward.then(|| softmax_options(&ladder)).into_iter().flatten());
+        problems.push(("each tensor in a layout of its own", softmax_apart(&ladder)));
+    }
+    let mut cases: Vec<Case> =
+        problems.into_iter().map(|(why, attempt)| case(why, move |device, why| check(&attempt, device, why))).collect();
+    if ladder.is_general && dtype != DType::F32 && variant.operation == Operation::SoftmaxForward {
+        cases.push(case("a row that ends with its memory", move |device, why| {
+            check_softmax_at_the_end_of_memory(device, dtype, longest, why);
+        }));
+    }
+    for is_log in [false, true] {
+        if ladder.is_general && variant.operation == Operation::SoftmaxForward {
+            cases.push(case("a NaN beside what is hidden", move |device, why| {
+                check_softmax_of_a_nan_beside_hidden_columns(device, dtype, ragged, is_log, why);
+            }));
+        }
+        cases.push(case("infinities and NaNs", move |device, why| {
+            check_softmax_of_special_values(device, dtype, ragged, is_log, ladder.is_general, why);
+        }));
     }
     cases
 }
 
-fn rows(why: &'static str, attempt: RowsAttempt) -> Case {
-    case(why, move |device, why| attempt.check_softmax(device, why))
+/// One row of equal numbers that begins within a word and ends with its memory: nothing beside it may be touched.
+fn check_softmax_at_the_end_of_memory(device: &Device, dtype: DType, longest: usize, why: &str) {
+    let columns = 1 << longest.ilog2();
+    let output = || -> Result<Vec<f32>, Error> {
+        let memory = upload(device, dtype, &vec![0.5; columns + 1], &[columns + 1])?;
+        let x = memory.view().with_layout(Layout::strided(&[1, columns], &[columns, 1], 1)?)?;
+        Softmax::new().forward(x)?.to_vec_f32()
+    };
+    let output = output().unwrap_or_else(|error| panic!("{why} on {device}: {error}"));
+    let right = |value: &f32| *value == 1.0 / columns as f32;
+    assert!(output.iter().all(right), "{why} on {device}: a weight is not one of {columns}");
 }
 
-fn layer_norm(variant: &Variant) -> Vec<Case> {
-    let dtype = variant.dtype;
-    let (longest, ragged) = columns(variant);
-    let contiguous = RowsAttempt::new(&[3, ragged], dtype, Placement::Contiguous);
-    let mixed = RowsAttempt {
-        placements: [PLACEMENTS[1], PLACEMENTS[2]],
-        ..RowsAttempt::new(&[2, 3, 2, ragged], dtype, Placement::Transposed)
-    };
-    let norm = |why, attempt: RowsAttempt, with_weight, with_bias| {
-        case(why, move |device, why| attempt.check_layer_norm(device, with_weight, with_bias, why))
-    };
-    let longest = RowsAttempt::new(&[6, longest], dtype, Placement::Misaligned);
-    let mut cases = vec![
-        norm("the longest misaligned rows", longest, true, true),
-        norm("strided ragged rows", mixed, true, true),
-        norm("a weight without a bias", contiguous.clone(), true, false),
-        norm("a bias without a weight", contiguous.clone(), false, true),
-        norm("a variance like eps", RowsAttempt { mean: 0.0, spread: 0.003, ..contiguous.clone() }, false, false),
+/// What only general kernels compute.
+fn softmax_options(ladder: &Ladder) -> Vec<(&'static str, SoftmaxAttempt)> {
+    let Ladder { dtype, longest, ragged, .. } = *ladder;
+    let shape = [2, 3, ragged];
+    let plain = SoftmaxCase::new(&shape);
+    let some = ragged / 3;
+    let cases = [
+        ("a bias of every element", SoftmaxCase { bias: drawn_rows(&shape), ..plain.clone() }),
+        ("a bias of the columns", SoftmaxCase { bias: drawn_rows(&[ragged]), ..plain.clone() }),
+        ("a bias of the rows", SoftmaxCase { bias: drawn_rows(&[2, 1, 1]), ..plain.clone() }),
+        ("a mask of every element", SoftmaxCase { mask: drawn_rows(&shape), ..plain.clone() }),
+        ("a mask of the columns", SoftmaxCase { mask: drawn_rows(&[2, 1, ragged]), ..plain.clone() }),
+        ("a mask of the rows", SoftmaxCase { mask: drawn_rows(&[3, 1]), ..plain.clone() }),
+        (
+            "causal, and rows that see nothing",
+            SoftmaxCase { causal: true, alignment: Alignment::Offset(-1), ..plain.clone() },
+        ),
+        ("causal to the last column", SoftmaxCase { causal: true, ..plain.clone() }),
+        (
+            "a window that begins and ends inside",
+            SoftmaxCase {
+                window: (Some(some), Some(5)),
+                alignment: Alignment::Offset(2 * some as i64),
+                ..plain.clone()
+            },
+        ),
+        (
+            "a prefix beside a window",
+            SoftmaxCase {
+                window: (Some(9), Some(0)),
+                prefix: 11,
+                alignment: Alignment::Offset(2 * some as i64),
+                ..plain.clone()
+            },
+        ),
+        (
+            "a window open to the left, of rows before the first column",
+            SoftmaxCase { window: (None, Some(4)), alignment: Alignment::Offset(-3), ..plain.clone() },
+        ),
+        (
+            "a window open to the right",
+            SoftmaxCase { window: (Some(9), None), alignment: Alignment::Offset(some as i64), ..plain.clone() },
+        ),
+        (
+            "one bias and one byte of a mask for each of the longest rows",
+            SoftmaxCase {
+                bias: drawn_rows(&[2, 1, 1]),
+                mask: drawn_rows(&[2, 1]),
+                ..SoftmaxCase::new(&[2, 2, longest])
+            },
+        ),
+        (
+            "everything, in the longest rows",
+            SoftmaxCase {
+                scale: 0.75,
+                is_log: true,
+                bias: drawn_rows(&[1, longest]),
+                mask: drawn_rows(&[2, 1, longest]),
+                causal: true,
+                window: (Some(longest / 3), None),
+                prefix: 2,
+                alignment: Alignment::Offset(longest as i64 - 2),
+                ..SoftmaxCase::new(&[2, 3, longest])
+            },
+        ),
+    ];
+    let placements = [Placement::Contiguous, Placement::Transposed, Placement::Misaligned, Placement::Padded];
+    let placed = cases.into_iter().zip(placements.into_iter().cycle()).enumerate();
+    placed
+        .map(|(index, ((why, case), placement))| {
+            let bias_dtype = if index % 2 == 0 { DType::F32 } else { dtype };
+            (
+                why,
+                SoftmaxAttempt { bias_dtype, in_place: index % 3 == 2, ..SoftmaxAttempt::new(case, dtype, placement) },
+            )
+        })
+        .collect()
+}
+
+fn softmax_apart(ladder: &Ladder) -> SoftmaxAttempt {
+    let shape = [2, 3, ladder.ragged];
+    let case = SoftmaxCase { bias: drawn_rows(&shape), mask: drawn_rows(&shape), ..SoftmaxCase::new(&shape) };
+    SoftmaxAttempt::new(case, ladder.dtype, Placement::Contiguous)
+        .place(SoftmaxOperand::X, Placement::Padded)
+        .place(SoftmaxOperand::Y, Placement::Misaligned)
+        .place(SoftmaxOperand::Mask, Placement::Misaligned)
+        .place(SoftmaxOperand::DX, Placement::Padded)
+}
+
+/// Problems of a norm, checked forward or backward.
+fn norm(variant: &Variant, check: fn(&NormAttempt, &Device, &str)) -> Vec<Case> {
+    let ladder = Ladder::new(variant);
+    let Ladder { dtype, rows, longest, ragged, .. } = ladder;
+    let vectors = |case| NormCase { weight: drawn_vector(), bias: drawn_vector(), ..case };
+    let (layer, rms) = (NormCase::layer(ragged), NormCase::rms(ragged));
+    let new =
+        |case: NormCase, leading: &[usize], placement| NormAttempt::new(case, leading, dtype, ladder.place(placement));
+    let few = |case: NormCase| new(case, &[3], Placement::Contiguous);
+    let plain = few(vectors(layer.clone()));
+    // Backward, plain kernels take rows of one distance only.
+    let is_backward = variant.operation == Operation::NormBackward;
+    let strided = if is_backward { Placement::Padded } else { Placement::Transposed };
+    let mut attempts = vec![
+        ("the longest rows", new(vectors(NormCase::layer(longest)), &[rows], Placement::Contiguous)),
+        (
+            "statistics of the longest rows that are not kept",
+            NormAttempt { with_stats: false, ..new(vectors(NormCase::layer(longest)), &[3], Placement::Contiguous) },
+        ),
+        ("strided ragged rows", new(vectors(layer.clone()), &[2, 3, 2], strided)),
+        ("RMS norm of padded rows", new(vectors(rms.clone()), &[rows], Placement::Padded)),
+        ("no weight and no bias", few(layer.clone())),
+        ("a weight without a bias", few(NormCase { weight: drawn_vector(), ..layer.clone() })),
+        ("a bias without a weight", few(NormCase { bias: drawn_vector(), ..rms.clone() })),
+        ("a zero-centred weight", few(NormCase { is_zero_centered: true, ..vectors(rms.clone()) })),
+        ("a variance like eps", NormAttempt { mean: 0.0, spread: 0.003, ..few(layer.clone()) }),
+        ("a mean square like eps", NormAttempt { mean: 0.0, spread: 0.001, with_stats: false, ..few(rms) }),
+        (
+            "a residual, and a gradient of the sum",
+            NormAttempt { with_residual: true, with_d_sum: true, ..plain.clone() },
+        ),
+        (
+            "a residual whose sum is not kept",
+            NormAttempt { with_residual: true, with_sum: false, with_stats: false, ..plain.clone() },
+        ),
     ];
     if dtype == DType::F32 {
-        let offset = RowsAttempt { mean: 100.0, spread: 0.01, ..contiguous };
-        cases.push(norm("a large offset", offset, false, false));
+        let offset = NormAttempt { mean: 100.0, spread: 0.01, is_tight: true, ..few(layer.clone()) };
+        let recomputed = NormAttempt { with_stats: false, ..offset.clone() };
+        if ladder.has_segments {
+            let long = new(NormCase::layer(longest), &[6], Placement::Contiguous);
+            attempts.push((
+                "a large offset of several segments",
+                NormAttempt { mean: 127.0, spread: 0.01, is_tight: true, ..long },
+            ));
+        }
+        attempts.extend([("a large offset", offset), ("a large offset, again", recomputed)]);
+    }
+    if ladder.has_segments {
+        attempts
+            .push(("RMS norm of several segments", new(vectors(NormCase::rms(longest)), &[2], Placement::Contiguous)));
+    }
+    if ladder.is_general {
+        attempts.extend(norm_options(&ladder, is_backward));
+        if is_backward {
+            // Rows of a part that begin at different places of a 16-byte vector.
+            let uneven = NormAttempt::new(vectors(NormCase::layer(ragged)), &[5, 8], dtype, Placement::Transposed);
+            attempts.push(("rows of uneven distance", uneven));
+        }
+    }
+    let mut cases: Vec<Case> =
+        attempts.into_iter().map(|(why, attempt)| case(why, move |device, why| check(&attempt, device, why))).collect();
+    if dtype == DType::F32 && variant.operation == Operation::NormForward {
+        let attempt = NormAttempt { spread: 0.01, with_residual: true, is_tight: true, ..few(layer) };
+        cases.push(case("a large offset of the residual", move |device, why| {
+            let mut numbers = attempt.numbers();
+            numbers.residual.iter_mut().flatten().for_each(|value| *value = f64::from((*value + 127.0) as f32));
+            let outcome = attempt.run_on(device, &numbers);
+            let outcome = outcome.unwrap_or_else(|error| panic!("{why} on {device}: {error}"));
+            let verdict = attempt.judge_on(&outcome, &numbers);
+            verdict.unwrap_or_else(|mismatch| panic!("{why} on {device}: {mismatch}"));
+        }));
+    }
+    cases
+}
+
+/// What only general kernels compute.
+fn norm_options(ladder: &Ladder, is_backward: bool) -> Vec<(&'static str, NormAttempt)> {
+    let Ladder { dtype, longest, ragged, .. } = *ladder;
+    let of = |columns, dtype| {
+        let case = NormCase { weight: drawn_vector(), bias: drawn_vector(), ..NormCase::layer(columns) };
+        NormAttempt {
+            with_residual: true,
+            with_d_sum: true,
+            with_d_residual: true,
+            ..NormAttempt::new(case, &[2, 3], dtype, Placement::Misaligned)
+        }
+    };
+    let dropped = |attempt: NormAttempt, probability| NormAttempt {
+        case: NormCase { dropout: dropout(probability), ..attempt.case },
+        ..attempt
+    };
+    let retyped = |operands: &[NormOperand], other| {
+        operands.iter().fold(of(ragged, dtype), |attempt, operand| attempt.retype(*operand, other))
+    };
+    use NormOperand::{Bias, DResidual, DSum, DX, DY, Residual, Sum, Weight, X, Y};
+    let apart = of(ragged, dtype)
+        .place(X, Placement::Padded)
+        .place(Weight, Placement::Padded)
+        .place(Y, Placement::Transposed)
+        .place(DY, Placement::Contiguous)
+        .place(DX, Placement::Padded);
+    // A kernel of a 16-bit type takes f32 for all but the rows that it normalises, or backward the sum and the gradient of y; that
+    // of f32 takes everything.
+    let is_f32 = dtype == DType::F32;
+    let [one, other] = if is_f32 { [DType::F16, DType::BF16] } else { [DType::F32; 2] };
+    let (results, inputs): (&[NormOperand], &[NormOperand]) = match (is_f32, is_backward) {
+        (true, _) => (&[Y, Sum, DX, DResidual], &[X, DY, DSum]),
+        (false, false) => (&[Y, Sum], &[]),
+        (false, true) => (&[DX, DResidual], &[DSum]),
+    };
+    let inputs = retyped(inputs, one);
+    let inputs = if is_f32 { inputs.retype(Residual, other).retype(Sum, other) } else { inputs };
+    // Inputs of another phase than the results have, too.
+    let inputs = inputs.place(X, Placement::Padded).place(DY, Placement::Padded);
+    vec![
+        ("dropout", dropped(NormAttempt { with_residual: false, ..of(ragged, dtype) }, 0.25)),
+        ("dropout and a residual, in the longest rows", dropped(of(longest, dtype), 0.9)),
+        (
+            "dropout and statistics that are not kept",
+            dropped(NormAttempt { with_stats: false, with_d_residual: false, ..of(longest, dtype) }, 0.5),
+        ),
+        ("parameters of another type", retyped(&[Weight, Bias], one)),
+        ("parameters of another type each", retyped(&[Weight], one).retype(Bias, other)),
+        ("results of another type", retyped(results, one)),
+        ("inputs of another type each", inputs),
+        ("each tensor in a layout of its own", apart),
+    ]
+}
+
+/// More rows than there are parts for the gradients of weight and bias, so that a block adds up several rows.
+fn sums_over_rows(variant: &Variant) -> Vec<Case> {
+    let ladder = Ladder::new(variant);
+    // A part has 16 times the rows of a block; of a row a block, three.
+    let rows = if ladder.has_segments { 21 } else { 17 * (ladder.rows - 3) + 3 };
+    let vectors = NormCase { weight: drawn_vector(), bias: drawn_vector(), ..NormCase::layer(ladder.ragged) };
+    let attempt = NormAttempt::new(vectors, &[rows], ladder.dtype, ladder.place(Placement::Contiguous));
+    vec![case("several rows for each block", move |device, why| attempt.check_backward(device, why))]
+}
+
+/// Few and many parts, few and many columns, of every type.
+fn weight_gradients() -> Vec<Case> {
+    let problems = [
+        ("one row", [1, 300], DType::F32),
+        ("many parts of few columns", [3000, 9], DType::F16),
+        ("many parts of a row a block", [500, 1100], DType::BF16),
+        ("columns of several blocks", [70, 1025], DType::F32),
+    ];
+    let mut cases = Vec::new();
+    for (why, [rows, columns], dtype) in problems {
+        for (with_weight, with_bias) in [(true, true), (true, false), (false, true)] {
+            let norm = NormCase {
+                weight: drawn_vector().filter(|_| with_weight),
+                bias: drawn_vector().filter(|_| with_bias),
+                ..NormCase::layer(columns)
+            };
+            let attempt = NormAttempt::new(norm, &[rows], dtype, Placement::Contiguous);
+            cases.push(case(why, move |device, why| attempt.check_backward(device, why)));
+        }
+    }
+    for dtype in DTYPES {
+        let norm = NormCase { weight: drawn_vector(), bias: drawn_vector(), ..NormCase::layer(200) };
+        let attempt = NormAttempt::new(norm, &[40], DType::F32, Placement::Contiguous);
+        let attempt = attempt.retype(NormOperand::Weight, dtype).retype(NormOperand::Bias, DType::F32);
+        cases.push(case("gradients of two types", move |device, why| attempt.check_backward(device, why)));
     }
     cases
 }

@@ -5,8 +5,8 @@ use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 
 use anyhow::{Context, Result};
-use warpfold::emulator::{Checks, Completion, Counters, EmulatorBuilder, Limits, Schedule, last_counters};
-use warpfold::variants::{Arch, VARIANTS, Variant};
+use warpfold::emulator::{Checks, Completion, Counters, EmulatorBuilder, Limits, Schedule, counters_of};
+use warpfold::variants::{Arch, Operation, RowFeatures, Tile, VARIANTS, Variant};
 use warpfold::{DType, Device};
 
 use crate::cases::{Case, cases};
@@ -96,8 +96,10 @@ impl Bench {
             return Ok(found);
         }
         self.costs = costs;
-        // Rows of f32 accumulators are staged two lanes a bank: once a block, and the products read whole rows.
-        if self.variant.dtype == DType::F32 {
+        // Once a block each: rows of f32 accumulators are staged two lanes a bank, and the products read whole rows; rows
+        // that are cut at different places store their sums into the same banks.
+        let is_ragged = !matches!(self.variant.tile, Tile::Rows { features: RowFeatures::Whole, .. });
+        if self.variant.dtype == DType::F32 || (self.variant.operation == Operation::NormBackward && is_ragged) {
             return Ok(None);
         }
         let conflict = self.costs.iter().zip(&self.cases).find_map(|(cost, case)| {
@@ -139,7 +141,8 @@ impl Bench {
                     return Ok((Some(Catch { finding, way: way.name, case: case.why }), costs));
                 }
                 if way == WAYS[0] {
-                    costs.push(last_counters(&device).context("a case launches no kernel")?);
+                    let cost = counters_of(&device, &self.variant.name());
+                    costs.push(cost.context("a case does not launch the kernel")?);
                 }
             }
         }
@@ -284,10 +287,10 @@ mod tests {
     fn reports_are_understood() {
         let message = "why on emulator:sm_80: emulator: 2 hazard(s)\n\
             shared memory race: kernel k, kernels/lib/ptx.cuh:28, inlined at kernels/lib/reduce.cuh:60, inlined at \
-            kernels/softmax.cu:9 (`ld.shared.f32`), block [0, 0, 0], warp 1, lane 0: read at shared address 0x0\n\
-            out of bounds: kernel k, kernels/softmax.cu:70 (`st.global.v4.b32`), block [0, 0, 0], warp 1: write\n\
+            kernels/softmax_forward.cu:9 (`ld.shared.f32`), block [0, 0, 0], warp 1, lane 0: read at shared address 0x0\n\
+            out of bounds: kernel k, kernels/softmax_forward.cu:70 (`st.global.v4.b32`), block [0, 0, 0], warp 1: write\n\
             RowsAttempt { shape: [1] }";
-        let expected = [("shared memory race", "lib/reduce.cuh:60"), ("out of bounds", "softmax.cu:70")];
+        let expected = [("shared memory race", "lib/reduce.cuh:60"), ("out of bounds", "softmax_forward.cu:70")];
         let expected = expected.map(|(kind, place)| (kind.to_string(), place.to_string()));
         assert_eq!(understand(message).expect("hazards"), Finding::Hazards(expected.to_vec()));
     }

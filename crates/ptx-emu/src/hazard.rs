@@ -98,10 +98,10 @@ pub enum HazardKind {
         /// Bytes that one lane asked for.
         bytes: u32,
     },
-    /// A read of a register that these lanes never wrote.
+    /// A register that these lanes never wrote, or computed from such a one, decides something or leaves its lane.
     UndefinedRegister {
-        /// The register's name in the PTX.
-        register: String,
+        /// The register's name in the PTX. A register that was computed may have none: it shares its memory.
+        register: Option<String>,
         /// The lanes for which it holds nothing.
         lanes: u32,
     },
@@ -251,9 +251,18 @@ impl fmt::Display for Hazard {
             HazardKind::UninitializedMemory { space, bytes } => {
                 write!(f, "read of {bytes} bytes at {space} address {address:#x}, where nothing was written")?;
             }
-            HazardKind::UndefinedRegister { register, lanes } => {
-                write!(f, "register {register} is read by lanes {lanes:#010x}, which never wrote it")?;
-            }
+            HazardKind::UndefinedRegister { register, lanes } => match register {
+                Some(register) => {
+                    write!(
+                        f,
+                        "register {register} is read by lanes {lanes:#010x}, which never wrote it, or what it follows from"
+                    )?;
+                }
+                None => write!(
+                    f,
+                    "a value that lanes {lanes:#010x} computed from a register which they never wrote is used"
+                )?,
+            },
             HazardKind::Race { space, access, other } => {
                 write!(f, "{access} at {space} address {address:#x} is not ordered with {other}")?;
             }

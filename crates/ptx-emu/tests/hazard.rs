@@ -66,10 +66,15 @@ fn reads_of_what_nothing_wrote_are_reported() {
     assert!(matches!(shared[0].kind, HazardKind::UninitializedMemory { space: Space::Shared, bytes: 4 }));
     let local = bench.hazards("local", &[0], &["uninitialized memory"]);
     assert_eq!(local[0].address, Some(4));
-    let register = bench.hazards("register", &[0], &["undefined register"]);
-    let HazardKind::UndefinedRegister { register, lanes } = &register[0].kind else { panic!() };
-    assert_eq!((register.as_str(), *lanes), ("%r2", 0xffff_ff00));
+    let words = bench.words(&[0; 32]);
+    for (entry, name) in [("register", Some("%r2")), ("computed", None), ("address", None), ("decision", Some("%p2"))] {
+        let found = bench.hazards(entry, &[words], &["undefined register"]);
+        let HazardKind::UndefinedRegister { register, lanes } = &found[0].kind else { panic!() };
+        assert_eq!((register.as_deref(), *lanes), (name, 0xffff_ff00), "{entry}");
+    }
     bench.clean("unselected", &[0]);
+    // What is computed ahead of the decision whether it is needed harms nobody.
+    bench.clean("ahead", &[words]);
     bench.hazards("predicate", &[0], &["undefined register"]);
 }
 

@@ -13,8 +13,9 @@ use crate::attention::{BackwardProblem, Gradients, Operands, Problem, Saved};
 use crate::cpu::attention::bias_gradient;
 use crate::cpu::attention::inputs::{HeadRows, Inputs, Place, RowsAt, Sequence, within};
 use crate::cpu::attention::scores::Tile;
-use crate::cpu::attention::{BLOCK_KV, BLOCK_Q, padded, scratch_total, split};
+use crate::cpu::attention::{BLOCK_KV, BLOCK_Q, padded};
 use crate::cpu::row_tasks::{RowOutputs, RowWriter};
+use crate::cpu::scratch::{scratch_total, split};
 use crate::cpu::{dispatch_float, simd};
 use crate::error::{Error, Result};
 use crate::tensor::{Float, Layout, TensorMut};
@@ -144,10 +145,7 @@ fn backward_typed<T: Float>(
 
     let Gradients { mut d_q, mut d_k, mut d_v, mut d_bias, mut d_sinks } = gradients;
     if d_k.is_some() || d_v.is_some() {
-        let layouts = [&d_k, &d_v].map(|tensor| tensor.as_ref().map(|tensor| *tensor.layout()));
-        let d_k = d_k.as_mut().map(TensorMut::host_mut::<T>).transpose()?;
-        let d_v = d_v.as_mut().map(TensorMut::host_mut::<T>).transpose()?;
-        let rows = RowOutputs::pair([d_k.zip(layouts[0]), d_v.zip(layouts[1])]);
+        let rows = RowOutputs::of_tensors([d_k.as_mut(), d_v.as_mut()], [None, None])?;
         rows.for_each_task(forward.kv_rows(), BLOCK_KV, slots, |slot, range, writer| {
             backward.key_value_rows(&mut Scratch::new(slot, problem), range, writer);
         });
@@ -209,14 +207,14 @@ pub(super) struct Backward<'a, T> {
 
 impl<T: Float> Backward<'_, T> {
     /// Computes rows `range` of d_k and d_v, all of one key head; rows count over `[batch, heads_kv, kv_rows]`.
-    fn key_value_rows(&self, scratch: &mut Scratch<'_>, range: Range<usize>, writer: &mut RowWriter<'_, T>) {
+    fn key_value_rows(&self, scratch: &mut Scratch<'_>, range: Range<usize>, writer: &mut RowWriter<'_>) {
         let problem = self.inputs.problem;
         let (group, first) = (range.start / problem.kv_rows(), range.start % problem.kv_rows());
         let (entry, kv_head) = (group / problem.heads_kv, group % problem.heads_kv);
         if problem.is_packed {
             // Lengths that nobody checked may leave rows to no sequence.
             for (tensor, row) in range.clone().flat_map(|row| [(0, row), (1, row)]) {
-                writer.row_of(tensor, row).into_iter().for_each(|row| row.fill(T::zeroed()));
+                writer.row_of::<T>(tensor, row).into_iter().for_each(|row| row.fill(T::zeroed()));
             }
         }
         let rows = first..first + range.len();
@@ -225,7 +223,7 @@ impl<T: Float> Backward<'_, T> {
             if keys.is_empty() {
                 continue;
             }
-            let has = [0, 1].map(|tensor| writer.row_of(tensor, range.start).is_some());
+            let has = [0, 1].map(|tensor| writer.row_of::<T>(tensor, range.start).is_some());
             self.key_value_block(scratch, &sequence, kv_head, &keys, has);
             let (d, dv) = (padded(problem.head_dim), padded(problem.head_dim_v));
             for index in 0..keys.len() {
@@ -283,7 +281,7 @@ impl<T: Float> Backward<'_, T> {
     }
 
     /// Computes rows `range` of d_q, all of one head; rows count over `[batch, heads_q, q_rows]`.
-    fn query_rows(&self, scratch: &mut Scratch<'_>, range: Range<usize>, writer: &mut RowWriter<'_, T>) {
+    fn query_rows(&self, scratch: &mut Scratch<'_>, range: Range<usize>, writer: &mut RowWriter<'_>) {
         let problem = self.inputs.problem;
         let d = padded(problem.head_dim);
         let (group, first) = (range.start / problem.q_rows(), range.start % problem.q_rows());

@@ -6,8 +6,9 @@ use std::ops::Range;
 use crate::attention::{Operands, Problem};
 use crate::cpu::attention::inputs::{Inputs, Place, Sequence, within};
 use crate::cpu::attention::scores::Tile;
-use crate::cpu::attention::{BLOCK_KV, BLOCK_Q, padded, scratch_total, split};
+use crate::cpu::attention::{BLOCK_KV, BLOCK_Q, padded};
 use crate::cpu::row_tasks::{RowOutputs, RowWriter};
+use crate::cpu::scratch::{scratch_total, split};
 use crate::cpu::{dispatch_float, simd};
 use crate::dtype::DType;
 use crate::error::Result;
@@ -97,7 +98,7 @@ fn forward_typed<T: Float, O: Float>(
     let lse = lse.as_mut().map(|lse| lse.host_mut::<f32>()).transpose()?;
     let rows = RowOutputs::new(output.host_mut::<O>()?, &layout, [lse, None]);
     rows.for_each_task(problem.q_rows(), BLOCK_Q, &mut workspace.slots, |slot, range, writer| {
-        forward.compute_rows(&mut Scratch::new(slot, problem), range, writer);
+        forward.compute_rows::<O>(&mut Scratch::new(slot, problem), range, writer);
     });
     Ok(())
 }
@@ -108,7 +109,7 @@ struct Forward<'a, T> {
 
 impl<T: Float> Forward<'_, T> {
     /// Computes output rows `range`, all of one head; rows count over `[batch, heads_q, q_rows]`.
-    fn compute_rows<O: Float>(&self, scratch: &mut Scratch<'_>, range: Range<usize>, writer: &mut RowWriter<'_, O>) {
+    fn compute_rows<O: Float>(&self, scratch: &mut Scratch<'_>, range: Range<usize>, writer: &mut RowWriter<'_>) {
         let problem = self.inputs.problem;
         let head_start = range.start - range.start % problem.q_rows();
         let (entry, head) =
@@ -116,7 +117,7 @@ impl<T: Float> Forward<'_, T> {
         if problem.is_packed {
             // Lengths that nobody checked may leave rows to no sequence.
             for row in range.clone() {
-                writer.row(row).fill(O::zeroed());
+                writer.row::<O>(row).fill(O::zeroed());
                 writer.set_stat(0, row, f32::NEG_INFINITY);
             }
         }
@@ -128,7 +129,7 @@ impl<T: Float> Forward<'_, T> {
             }
             self.compute_block(scratch, &sequence, &self.inputs.place(&sequence, head), queries.clone());
             let first_row = head_start + sequence.queries.start;
-            self.write_block(scratch, head, first_row + queries.start..first_row + queries.end, writer);
+            self.write_block::<O>(scratch, head, first_row + queries.start..first_row + queries.end, writer);
         }
     }
 
@@ -192,7 +193,7 @@ impl<T: Float> Forward<'_, T> {
         scratch: &mut Scratch<'_>,
         head: usize,
         rows: Range<usize>,
-        writer: &mut RowWriter<'_, O>,
+        writer: &mut RowWriter<'_>,
     ) {
         let problem = self.inputs.problem;
         let dv = padded(problem.head_dim_v);

@@ -3,11 +3,16 @@
 #![allow(unsafe_code, reason = "run-time dispatch calls functions that need an instruction set, after checking for it")]
 
 mod philox;
+mod rows;
 
 use multiversion::multiversion;
 use multiversion::target::selected_target;
 
 pub(crate) use philox::{GROUP_KEYS, keep_factors};
+pub(crate) use rows::{
+    Stats, add_weight_gradients, central_sum, exp_sum, hide, log_softmax, log_softmax_gradients, narrow_bf16,
+    norm_gradients, normalize, softmax_gradients, widen_bf16,
+};
 
 /// Columns of the matrix product's register tile; row lengths in scratch memory are multiples of it.
 pub(crate) const LANES: usize = 16;
@@ -237,20 +242,6 @@ pub(crate) fn score_gradients(scores: &mut [f32], d_weights: &mut [f32], factors
     }
 }
 
-/// The sum of `(value - center)^power`, power 1 or 2, in lanes.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma", "x86_64+avx"))]
-pub(crate) fn central_sum(values: &[f32], center: f32, power: u32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    let term = |value: f32| if power == 1 { value - center } else { (value - center) * (value - center) };
-    for chunk in chunks {
-        for lane in 0..LANES {
-            lanes[lane] += term(chunk[lane]);
-        }
-    }
-    lanes.iter().sum::<f32>() + rest.iter().map(|value| term(*value)).sum::<f32>()
-}
-
 /// `2^x` for `x <= 0` (larger values overflow early), 0 below 2^-126, NaN for NaN.
 ///
 /// `x = n + f` with integer n and `|f| <= 1/2`; `2^f` by its Taylor polynomial of degree 7 (remainder below 6e-9),
@@ -271,14 +262,15 @@ fn exp2<const FUSED: bool>(x: f32) -> f32 {
         1.0,
     ];
     let bounded = if x < -126.0 { -126.0 } else { x };
-    let integer = (bounded + ROUND) - ROUND;
-    let fraction = bounded - integer;
+    let rounded = bounded + ROUND;
+    let fraction = bounded - (rounded - ROUND);
     let mut power = COEFFICIENTS[0];
     for coefficient in &COEFFICIENTS[1..] {
         power = multiply_add::<FUSED>(power, fraction, *coefficient);
     }
-    // The integer part lies in [-126, 127] or belongs to a NaN or an overflow, whose bits do not matter.
-    let exponent = f32::from_bits((((integer as i32).wrapping_add(127)) as u32) << 23);
+    // The last bits of the sum are the integer's. It lies in [-126, 127] or belongs to a NaN or an overflow, where the bits
+    // do not matter. A conversion to an integer would keep the loop from being vectorised.
+    let exponent = f32::from_bits((rounded.to_bits() << 23).wrapping_add(127 << 23));
     if x < -126.0 { 0.0 } else { power * exponent }
 }
 

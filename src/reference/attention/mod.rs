@@ -10,6 +10,7 @@ pub use backward::{AttentionGradients, attention_backward};
 pub use case::{Alignment, AttentionCase, Broadcast, DropoutCase};
 pub use forward::{AttentionResult, attention_forward};
 pub use merge::{MergedRows, merge};
+pub(super) use philox::philox_4x32_10;
 
 /// Numbers of no pattern for the tests, in -0.4 ..= 0.6 times the step.
 #[cfg(test)]

@@ -27,7 +27,8 @@ fn main() -> Result<()> {
         .header(header.to_str().context("the header's path is not UTF-8")?)
         // The header's comments are ordinary ones; they become the structs' documentation.
         .clang_arg("-fparse-all-comments")
-        .allowlist_type(".*Params|.*Strides")
+        .allowlist_type(".*Params|ElementType|RowStage")
+        .prepend_enum_name(false)
         .derive_default(true)
         .derive_partialeq(true)
         .layout_tests(true)

@@ -34,8 +34,8 @@ pub fn mutants() -> Vec<Mutant> {
         ),
         Mutant::new("d-sinks-of-warp-0", "only the first warp's rows count", SINKS).edit(
             FILE,
-            "reduce_row<Sum, THREADS>",
-            "reduce_row<Sum, 32>",
+            "sum = reduce_row<Sum, WholeBlock>(sum, partials_smem);",
+            "sum = reduce_lanes<Sum, 32>(sum);",
         ),
     ]
 }

@@ -1,5 +1,6 @@
 //! All mutants, one file each for the file of `kernels/` that they change.
 
+mod access;
 mod attention_backward_bias_sm80;
 mod attention_backward_key_value_sm80;
 mod attention_backward_query_sm80;
@@ -8,8 +9,11 @@ mod attention_delta;
 mod attention_forward_sm80;
 mod attention_merge;
 mod backward;
-mod layer_norm;
 mod mask;
+mod moments;
+mod norm_backward;
+mod norm_forward;
+mod norm_weight_gradients;
 mod online_softmax;
 mod pack;
 mod philox;
@@ -18,7 +22,8 @@ mod product;
 mod reduce;
 mod row;
 mod score;
-mod softmax;
+mod softmax_backward;
+mod softmax_forward;
 mod tile;
 
 use crate::mutant::Mutant;
@@ -52,19 +57,43 @@ const MERGE: &[&str] = &["attention_merge_sm80_f16"];
 /// The gradient of the sinks.
 const SINKS: &[&str] = &["attention_backward_sinks_sm80_f32"];
 
-/// Four rows a block, a warp each.
-const SOFTMAX_WARP: &[&str] = &["softmax_forward_sm80_f16_t32_v4"];
-/// One row a block.
-const SOFTMAX_BLOCK: &[&str] = &["softmax_forward_sm80_f32_t256_v4"];
-/// Rows of any length.
-const SOFTMAX_STREAM: &[&str] = &["softmax_forward_sm80_bf16_t512_stream"];
+/// Whole rows, eight for each warp.
+const SOFTMAX_WHOLE: &[&str] = &["softmax_forward_sm80_f32_lanes4_whole"];
+/// Rows of any length that all lie alike, four for each warp.
+const SOFTMAX_LANES: &[&str] = &["softmax_forward_sm80_f16_lanes8_plain"];
+/// A row or a segment a block.
+const SOFTMAX_BLOCK: &[&str] = &["softmax_forward_sm80_f32_block1024_plain"];
+/// Every option, rows of any alignment.
+const SOFTMAX_GENERAL: &[&str] = &["softmax_forward_sm80_f16_lanes8_general"];
+/// The same, a row or a segment a block.
+const SOFTMAX_GENERAL_BLOCK: &[&str] = &["softmax_forward_sm80_bf16_block512_general"];
+/// The gradient.
+const SOFTMAX_BACKWARD: &[&str] = &["softmax_backward_sm80_f16_lanes8_plain"];
+/// The same, a row or a segment a block.
+const SOFTMAX_BACKWARD_BLOCK: &[&str] = &["softmax_backward_sm80_f32_block1024_plain"];
 
-/// Four rows a block, a warp each.
-const NORM_WARP: &[&str] = &["layer_norm_forward_sm80_f16_t32_v1"];
-/// One row a block.
-const NORM_BLOCK: &[&str] = &["layer_norm_forward_sm80_f32_t256_v4"];
-/// Rows of any length.
-const NORM_STREAM: &[&str] = &["layer_norm_forward_sm80_f32_t512_stream"];
+/// Rows of any length that all lie alike, four for each warp.
+const NORM_LANES: &[&str] = &["norm_forward_sm80_f16_lanes8_plain"];
+/// A row or a segment a block.
+const NORM_BLOCK: &[&str] = &["norm_forward_sm80_f32_block1024_plain"];
+/// Every option, rows of any alignment.
+const NORM_GENERAL: &[&str] = &["norm_forward_sm80_f16_lanes8_general"];
+/// The same for tensors of any types.
+const NORM_GENERAL_FLOAT: &[&str] = &["norm_forward_sm80_f32_lanes8_general"];
+/// Every option, a row or a segment a block.
+const NORM_GENERAL_BLOCK: &[&str] = &["norm_forward_sm80_f16_block512_general"];
+/// The gradients, of whole rows.
+const NORM_BACKWARD_WHOLE: &[&str] = &["norm_backward_sm80_f16_lanes4_whole"];
+/// The gradients.
+const NORM_BACKWARD: &[&str] = &["norm_backward_sm80_f16_lanes8_plain"];
+/// The same, a row or a segment a block.
+const NORM_BACKWARD_BLOCK: &[&str] = &["norm_backward_sm80_f32_block512_plain"];
+/// The gradients under every option.
+const NORM_BACKWARD_GENERAL: &[&str] = &["norm_backward_sm80_f16_lanes8_general"];
+/// The same, a row or a segment a block.
+const NORM_BACKWARD_GENERAL_BLOCK: &[&str] = &["norm_backward_sm80_f16_block256_general"];
+/// The gradients of weight and bias.
+const WEIGHT_GRADIENTS: &[&str] = &["norm_weight_gradients_sm80_f32"];
 
 /// Kinds of hazards, as the emulator names them.
 const ASYNC: &str = "asynchronous copy in flight";
@@ -99,9 +128,14 @@ pub fn mutants() -> Vec<Mutant> {
         backward::mutants(),
         pack::mutants(),
         reduce::mutants(),
+        access::mutants(),
         row::mutants(),
-        softmax::mutants(),
-        layer_norm::mutants(),
+        moments::mutants(),
+        softmax_forward::mutants(),
+        softmax_backward::mutants(),
+        norm_forward::mutants(),
+        norm_backward::mutants(),
+        norm_weight_gradients::mutants(),
     ]
     .concat()
 }

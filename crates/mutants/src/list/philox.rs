@@ -1,6 +1,6 @@
 //! kernels/lib/philox.cuh.
 
-use super::{GENERAL, KEY_VALUE};
+use super::{GENERAL, KEY_VALUE, NORM_BACKWARD_GENERAL, NORM_GENERAL, NORM_GENERAL_FLOAT};
 use crate::mutant::Mutant;
 
 const FILE: &str = "lib/philox.cuh";
@@ -97,5 +97,29 @@ pub fn mutants() -> Vec<Mutant> {
         Mutant::new("transposed-word-lost", "all keys of a group go by the first word", KEY_VALUE)
             .edit(FILE, "of_pair >> row % 4 & 1", "of_pair & 1")
             .fast(),
+        Mutant::new(
+            "row-random-words-not-moved",
+            "columns take the words of their group from the first on",
+            NORM_GENERAL,
+        )
+        .edit(FILE, "return bits >> first % 4;", "return bits;")
+        .fast(),
+        Mutant::new("row-random-last-group-lost", "a slot across groups lacks the last one's words", NORM_GENERAL)
+            .edit(FILE, "if (first % 4 != 0) bits |=", "if (first % 4 == 4) bits |="),
+        Mutant::new(
+            "row-random-last-group-first",
+            "a slot across groups ends with the first one's words",
+            NORM_GENERAL_FLOAT,
+        )
+        .edit(FILE, "keep_four(first / 4 + N / 4, row, 0)", "keep_four(first / 4, row, 0)"),
+        Mutant::new(
+            "row-random-group-twice",
+            "both groups of a slot go by the first one's words",
+            NORM_BACKWARD_GENERAL,
+        )
+        .edit(FILE, "keep_four(first / 4 + four / 4, row, 0)", "keep_four(first / 4, row, 0)"),
+        Mutant::new("row-random-counter", "the row is the counter's third word", NORM_GENERAL_FLOAT)
+            .edit(FILE, "keep_four(first / 4 + four / 4, row, 0)", "keep_four(first / 4 + four / 4, 0, row)")
+            .edit(FILE, "keep_four(first / 4 + N / 4, row, 0)", "keep_four(first / 4 + N / 4, 0, row)"),
     ]
 }

@@ -45,6 +45,8 @@ pub(crate) struct Inst {
     pub guard: u32,
     pub guard_negated: bool,
     pub sync: Sync,
+    /// Whether it only computes: a lane's results from that lane's sources.
+    pub is_pure: bool,
     /// Destination row.
     pub d: u32,
     pub a: u32,
@@ -64,6 +66,7 @@ impl Inst {
             guard: ALWAYS,
             guard_negated: false,
             sync: Sync::None,
+            is_pure: false,
             d: 0,
             a: 0,
             b: 0,

@@ -31,21 +31,24 @@ pub(crate) fn decode(d: &mut Decoder<'_>, f: &mut Form<'_>) -> Result<Inst, Erro
     let ty = f.peek_ty();
     let half = matches!(ty, Some(ScalarType::F16 | ScalarType::F16x2 | ScalarType::Bf16 | ScalarType::Bf16x2));
     let float = matches!(ty, Some(ScalarType::F32 | ScalarType::F64));
+    let pure = |inst: Result<Inst, Error>| inst.map(|inst| Inst { is_pure: true, ..inst });
     match f.base {
-        "add" | "sub" | "mul" | "fma" | "abs" | "neg" | "min" | "max" | "ex2" | "tanh" if half => half::decode(d, f),
-        "add" | "sub" | "mul" | "div" | "abs" | "neg" | "min" | "max" if float => float::decode(d, f),
-        "fma" | "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh" | "copysign" | "testp" => {
-            float::decode(d, f)
+        "add" | "sub" | "mul" | "fma" | "abs" | "neg" | "min" | "max" | "ex2" | "tanh" if half => {
+            pure(half::decode(d, f))
         }
-        "mad" if float => float::decode(d, f),
+        "add" | "sub" | "mul" | "div" | "abs" | "neg" | "min" | "max" if float => pure(float::decode(d, f)),
+        "fma" | "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh" | "copysign" | "testp" => {
+            pure(float::decode(d, f))
+        }
+        "mad" if float => pure(float::decode(d, f)),
         "add" | "sub" | "mul" | "mad" | "mul24" | "mad24" | "div" | "rem" | "abs" | "neg" | "min" | "max" | "sad" => {
-            integer::decode(d, f)
+            pure(integer::decode(d, f))
         }
         "popc" | "clz" | "bfind" | "brev" | "bfe" | "bfi" | "and" | "or" | "xor" | "not" | "cnot" | "lop3" | "shf"
-        | "shl" | "shr" | "prmt" => bits::decode(d, f),
-        "setp" | "set" | "selp" | "slct" => compare::decode(d, f),
-        "cvt" => convert::decode(d, f),
-        "mov" | "cvta" | "isspacep" => movement::decode(d, f),
+        | "shl" | "shr" | "prmt" => pure(bits::decode(d, f)),
+        "setp" | "set" | "selp" | "slct" => pure(compare::decode(d, f)),
+        "cvt" => pure(convert::decode(d, f)),
+        "mov" | "cvta" | "isspacep" => pure(movement::decode(d, f)),
         "ld" | "ldu" | "st" | "prefetch" | "prefetchu" | "discard" | "applypriority" => memory::decode(d, f),
         "atom" | "red" => atomic::decode(d, f),
         "cp" => async_copy::decode(d, f),

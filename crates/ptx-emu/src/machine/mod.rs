@@ -46,6 +46,8 @@ pub(crate) struct Exec<'a> {
     pub block: &'a mut BlockState,
     pub warp: &'a mut Warp,
     pub pc: u32,
+    /// The lanes whose result of the current instruction follows from a register that they never wrote.
+    pub undefined: u32,
 }
 
 impl Exec<'_> {
@@ -68,6 +70,18 @@ impl Exec<'_> {
         self.warp.registers.longs[row as usize]
     }
 
+    /// The lanes for which a guard is true: a decision, also where the instruction itself only computes.
+    #[inline(always)]
+    pub fn guard(&mut self, row: u32, mask: u32) -> u32 {
+        let lanes = mask & !self.warp.registers.predicates_defined[row as usize];
+        if lanes != 0 {
+            self.warp.registers.predicates_defined[row as usize] |= lanes;
+            let name = self.launch.program.predicate_names.get(&row).cloned();
+            self.report_undefined(name, lanes);
+        }
+        self.warp.registers.predicates[row as usize]
+    }
+
     /// The lanes for which a predicate row is true.
     #[inline(always)]
     pub fn predicate(&mut self, row: u32, mask: u32) -> u32 {
@@ -80,52 +94,74 @@ impl Exec<'_> {
     #[inline(always)]
     pub fn set_word(&mut self, row: u32, mask: u32, values: &Words) {
         blend(&mut self.warp.registers.words[row as usize], mask, values);
-        self.warp.registers.words_defined[row as usize] |= mask;
+        let defined = &mut self.warp.registers.words_defined[row as usize];
+        *defined = (*defined | mask) & !(self.undefined & mask);
     }
 
     #[inline(always)]
     pub fn set_long(&mut self, row: u32, mask: u32, values: &Longs) {
         blend(&mut self.warp.registers.longs[row as usize], mask, values);
-        self.warp.registers.longs_defined[row as usize] |= mask;
+        let defined = &mut self.warp.registers.longs_defined[row as usize];
+        *defined = (*defined | mask) & !(self.undefined & mask);
     }
 
     #[inline(always)]
     pub fn set_predicate(&mut self, row: u32, mask: u32, value: u32) {
         let slot = &mut self.warp.registers.predicates[row as usize];
         *slot = *slot & !mask | value & mask;
-        self.warp.registers.predicates_defined[row as usize] |= mask;
+        let defined = &mut self.warp.registers.predicates_defined[row as usize];
+        *defined = (*defined | mask) & !(self.undefined & mask);
     }
 
     #[cold]
     #[inline(never)]
     fn undefined_word(&mut self, row: u32, mask: u32) {
         let lanes = mask & !self.warp.registers.words_defined[row as usize];
+        if self.only_computes(lanes) {
+            return;
+        }
         self.warp.registers.words_defined[row as usize] |= lanes;
-        let name = self.launch.program.word_names.get(&row);
-        self.undefined(name.cloned(), lanes);
+        let name = self.launch.program.word_names.get(&row).cloned();
+        self.report_undefined(name, lanes);
     }
 
     #[cold]
     #[inline(never)]
     fn undefined_long(&mut self, row: u32, mask: u32) {
         let lanes = mask & !self.warp.registers.longs_defined[row as usize];
+        if self.only_computes(lanes) {
+            return;
+        }
         self.warp.registers.longs_defined[row as usize] |= lanes;
-        let name = self.launch.program.long_names.get(&row);
-        self.undefined(name.cloned(), lanes);
+        let name = self.launch.program.long_names.get(&row).cloned();
+        self.report_undefined(name, lanes);
     }
 
     #[cold]
     #[inline(never)]
     fn undefined_predicate(&mut self, row: u32, mask: u32) {
         let lanes = mask & !self.warp.registers.predicates_defined[row as usize];
+        if self.only_computes(lanes) {
+            return;
+        }
         self.warp.registers.predicates_defined[row as usize] |= lanes;
-        let name = self.launch.program.predicate_names.get(&row);
-        self.undefined(name.cloned(), lanes);
+        let name = self.launch.program.predicate_names.get(&row).cloned();
+        self.report_undefined(name, lanes);
     }
 
-    /// Reports a register that lanes read and never wrote. They count as written from then on.
-    fn undefined(&mut self, name: Option<String>, lanes: u32) {
-        let register = name.unwrap_or_else(|| "_".to_owned());
+    /// Compilers compute ahead of the branch that decides whether anything was there to compute from. So a value that
+    /// follows from nothing is no hazard yet: it is as undefined as its source, until it decides something or leaves
+    /// the lane.
+    fn only_computes(&mut self, undefined: u32) -> bool {
+        let is_pure = self.launch.program.code[self.pc as usize].is_pure;
+        if is_pure {
+            self.undefined |= undefined;
+        }
+        is_pure
+    }
+
+    /// Reports a register that lanes need and never wrote, or computed from such a one. They count as written from then on.
+    fn report_undefined(&mut self, register: Option<String>, lanes: u32) {
         self.report(Some(lanes.trailing_zeros()), None, HazardKind::UndefinedRegister { register, lanes });
     }
 

@@ -117,7 +117,7 @@ impl Warp {
 pub(crate) fn run(launch: &LaunchState<'_>, block: &mut BlockState, warp: &mut Warp, quantum: u64) -> Pause {
     let code: &[Inst] = &launch.program.code;
     let diverged = launch.options.schedule == Schedule::Diverged;
-    let mut exec = Exec { launch, block, warp, pc: 0 };
+    let mut exec = Exec { launch, block, warp, pc: 0, undefined: 0 };
     let mut left = quantum;
     'pick: loop {
         if exec.warp.groups.len() > 1 && !diverged {
@@ -150,7 +150,7 @@ pub(crate) fn run(launch: &LaunchState<'_>, block: &mut BlockState, warp: &mut W
             exec.pc = pc;
             let mut mask = lanes;
             if inst.guard != ALWAYS {
-                let guard = exec.predicate(inst.guard, lanes);
+                let guard = exec.guard(inst.guard, lanes);
                 mask &= if inst.guard_negated { !guard } else { guard };
             }
             exec.block.executed += 1;
@@ -167,6 +167,7 @@ pub(crate) fn run(launch: &LaunchState<'_>, block: &mut BlockState, warp: &mut W
                 if inst.sync != Sync::None && !synchronize(&mut exec, inst, at, lanes, mask) {
                     continue 'pick;
                 }
+                exec.undefined = 0;
                 match (inst.handler)(&mut exec, inst, mask) {
                     Step::Next => pc += 1,
                     Step::Jump(target) if mask == lanes => pc = target,
