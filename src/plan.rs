@@ -149,10 +149,16 @@ impl<L> Execution<L> {
 }
 
 /// Whether a device can run what was planned for `planned`: these launches, or without any the processor.
-pub(crate) fn check_target(launches: &[&LaunchPlan], planned: &Target, given: &Target) -> Result<()> {
+pub(crate) fn check_target<'a>(
+    launches: impl IntoIterator<Item = &'a LaunchPlan>,
+    planned: &Target,
+    given: &Target,
+) -> Result<()> {
+    let mut launches = launches.into_iter().peekable();
+    let is_any = launches.peek().is_some();
     let fits = match given {
-        Target::Cpu => launches.is_empty(),
-        Target::Gpu(gpu) => !launches.is_empty() && launches.iter().all(|launch| runs_on(launch.variant, gpu)),
+        Target::Cpu => !is_any,
+        Target::Gpu(gpu) => is_any && launches.all(|launch| runs_on(launch.variant, gpu)),
     };
     if fits {
         return Ok(());

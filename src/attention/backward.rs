@@ -215,7 +215,11 @@ impl AttentionBackwardPlan {
     /// memory left.
     pub fn workspace(&self, stream: &Stream) -> Result<Workspace> {
         let device = stream.device();
-        check_target(&self.launches(), &self.target, &device.target())?;
+        check_target(
+            self.execution.launch().into_iter().flat_map(BackwardLaunches::iter),
+            &self.target,
+            &device.target(),
+        )?;
         let scratch = crate::cpu::attention::backward_scratch_elements(&self.problem);
         let delta = crate::Tensor::with_layout(
             device,
@@ -239,7 +243,11 @@ impl AttentionBackwardPlan {
         workspace: &mut Workspace,
     ) -> Result<()> {
         let device = stream.device();
-        check_target(&self.launches(), &self.target, &device.target())?;
+        check_target(
+            self.execution.launch().into_iter().flat_map(BackwardLaunches::iter),
+            &self.target,
+            &device.target(),
+        )?;
         let BackwardProblem { forward: problem, .. } = &self.problem;
         check_inputs(&self.spec.qkv, problem, inputs)?;
         let operands = Operands::new(problem, inputs)?;

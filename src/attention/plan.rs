@@ -85,7 +85,7 @@ impl AttentionPlan {
     /// # Errors
     /// [`crate::Error::PlanMismatch`] when the stream's device is not of the plan's target.
     pub fn workspace(&self, stream: &Stream) -> Result<Workspace> {
-        check_target(self.launch().as_slice(), &self.target, &stream.device().target())?;
+        check_target(self.launch(), &self.target, &stream.device().target())?;
         workspace(self.launch().as_slice(), stream, crate::cpu::attention::scratch_elements(&self.problem))
     }
 
@@ -103,7 +103,7 @@ impl AttentionPlan {
         workspace: &mut Workspace,
     ) -> Result<()> {
         let device = stream.device();
-        check_target(self.launch().as_slice(), &self.target, &device.target())?;
+        check_target(self.launch(), &self.target, &device.target())?;
         check_inputs(&self.spec, &self.problem, inputs)?;
         let planned = TensorSpec { layout: self.output_layout(), ..self.problem.output };
         check_planned_tensor("the output", &outputs.output.spec(), &planned)?;

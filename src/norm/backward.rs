@@ -168,6 +168,11 @@ impl Launches {
         Ok(Launches { stats, rows: of_rows, sums })
     }
 
+    /// All of them, in their order.
+    fn iter(&self) -> impl Iterator<Item = &LaunchPlan> {
+        self.stats.iter().chain(&self.rows).chain([&self.sums])
+    }
+
     fn parts(&self) -> usize {
         match &self.sums.params {
             Params::NormWeightGradients(params) => params.parts as usize,
@@ -209,9 +214,10 @@ impl NormBackwardPlan {
 
     /// The kernel launches in their order, as far as all gradients are wanted; none on the CPU device.
     pub fn launches(&self) -> Vec<&LaunchPlan> {
-        let Some(Launches { stats, rows, sums }) = self.execution.launch() else { return Vec::new() };
         let has_sums = self.spec.weight.is_some() || self.spec.bias.is_some();
-        stats.iter().chain(rows).chain(has_sums.then_some(sums)).collect()
+        let of_sums = |launch: &&LaunchPlan| launch.variant.operation == Operation::NormWeightGradients;
+        let all = self.execution.launch().into_iter().flat_map(Launches::iter);
+        all.filter(|launch| has_sums || !of_sums(launch)).collect()
     }
 
     pub(crate) fn d_x_spec(&self) -> TensorSpec {
@@ -240,7 +246,7 @@ impl NormBackwardPlan {
     /// memory left.
     pub fn workspace(&self, stream: &Stream) -> Result<Workspace> {
         let launches = self.launches();
-        check_target(&launches, &self.target, &stream.device().target())?;
+        check_target(launches.iter().copied(), &self.target, &stream.device().target())?;
         let Rows { rows, columns, .. } = self.problem.rows;
         let Some((rung, of_kernels)) = self.rung.zip(self.execution.launch()) else {
             return crate::cpu::norm::backward_workspace(&self.problem);
@@ -265,7 +271,7 @@ impl NormBackwardPlan {
     ) -> Result<()> {
         let mut outputs = outputs;
         let device = stream.device();
-        check_target(&self.launches(), &self.target, &device.target())?;
+        check_target(self.execution.launch().into_iter().flat_map(Launches::iter), &self.target, &device.target())?;
         self.check_inputs(inputs)?;
         self.check_outputs(&outputs)?;
         let reads = [Some(inputs.d_y), Some(inputs.sum), inputs.d_sum, inputs.weight, inputs.mean, inputs.rstd];

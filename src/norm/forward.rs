@@ -172,7 +172,7 @@ impl NormPlan {
     /// GPU has no memory left.
     pub fn workspace(&self, stream: &Stream) -> Result<Workspace> {
         let launches = self.launches();
-        check_target(&launches, &self.target, &stream.device().target())?;
+        check_target(launches.iter().copied(), &self.target, &stream.device().target())?;
         let partials = self.rung.map_or(0, |rung| rung.partials(self.problem.rows.rows, 2));
         let workspace = workspace(&launches, stream, crate::cpu::norm::scratch_elements(self.problem.rows.columns))?;
         workspace_with(workspace, stream.device(), &[partials])
@@ -191,7 +191,7 @@ impl NormPlan {
     ) -> Result<()> {
         let mut outputs = outputs;
         let device = stream.device();
-        check_target(&self.launches(), &self.target, &device.target())?;
+        check_target(self.execution.launch().into_iter().flatten(), &self.target, &device.target())?;
         let given = inputs.spec();
         check_planned_tensor("x", &given.x, &self.spec.x)?;
         for (what, given, planned) in [

@@ -117,7 +117,7 @@ impl SoftmaxBackwardPlan {
     /// memory left.
     pub fn workspace(&self, stream: &Stream) -> Result<Workspace> {
         let launches = self.launches();
-        check_target(&launches, &self.target, &stream.device().target())?;
+        check_target(launches.iter().copied(), &self.target, &stream.device().target())?;
         let partials = self.rung.map_or(0, |rung| rung.partials(self.problem.rows.rows, 1));
         let scratch = crate::cpu::softmax::scratch_elements(self.problem.rows.columns);
         let workspace = workspace(&launches, stream, scratch)?;
@@ -161,7 +161,7 @@ impl SoftmaxBackwardPlan {
         workspace: &mut Workspace,
     ) -> Result<()> {
         let device = stream.device();
-        check_target(&self.launches(), &self.target, &device.target())?;
+        check_target(self.execution.launch().into_iter().flatten(), &self.target, &device.target())?;
         check_planned_tensor("y", &y.spec(), &self.spec.y)?;
         check_planned("a d_y that is not replaced", &d_y.is_some(), &!self.spec.in_place)?;
         if let Some(d_y) = d_y {

@@ -164,7 +164,7 @@ impl SoftmaxPlan {
     /// memory left.
     pub fn workspace(&self, stream: &Stream) -> Result<Workspace> {
         let launches = self.launches();
-        check_target(&launches, &self.target, &stream.device().target())?;
+        check_target(launches.iter().copied(), &self.target, &stream.device().target())?;
         let partials = self.rung.map_or(0, |rung| rung.partials(self.problem.rows.rows, 2));
         let scratch = crate::cpu::softmax::scratch_elements(self.problem.rows.columns);
         let workspace = workspace(&launches, stream, scratch)?;
@@ -184,7 +184,7 @@ impl SoftmaxPlan {
     ) -> Result<()> {
         let (inputs, mut y) = (inputs.into(), y.into());
         let device = stream.device();
-        check_target(&self.launches(), &self.target, &device.target())?;
+        check_target(self.execution.launch().into_iter().flatten(), &self.target, &device.target())?;
         check_planned_tensor("the output", &y.spec(), &self.problem.y)?;
         let planned_x = (!self.spec.in_place).then_some(self.spec.x);
         for (what, given, planned) in
