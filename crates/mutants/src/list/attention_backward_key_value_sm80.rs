@@ -61,7 +61,8 @@ Mutant::new("d-k-keys-past-the-end", "keys past those that take part are copied"
 .edit(FILE, "const int num_keys = block.band.end - place.first_row;", "const int num_keys = BLOCK_KV;").hazard(&["out of bounds"]),
 Mutant::new("d-k-keys-before-the-range", "keys before those that take part are copied", KEY_VALUE)
 .edit(FILE, "const int first = block.band.begin - place.first_row;", "const int first = 0;")
-.equivalent("keys are rows here: what they hold goes into their own scores and gradients only, and those are hidden by selections"),
+// Keys are rows here: what they hold goes into their own scores and gradients only, and those are hidden by selections.
+.counters(),
 Mutant::new("d-k-values-as-keys", "the gradient of the weights is that of the keys", KEY_VALUE)
 .edit(FILE, "moved(k, shared.k, shared.v), moved", "k, moved"),
 Mutant::new("d-k-strides-of-q-for-d-out", "the output's gradient is walked with q's strides", KEY_VALUE)
