@@ -67,14 +67,11 @@ fi
 rm results/start.txt
 [ -e model/model.safetensors ] || bin/restore-weights model/model.safetensors.f16.gz model/model.safetensors || exit 1
 
-differential=()
-for program in bin/differential*; do
-    case "$program" in *.gz) ;; *) differential+=("$program") ;; esac
-done
+parts=(attention rows cuda random)
 
 if ! command -v nvidia-smi > /dev/null || ! nvidia-smi -L 2> /dev/null | grep -q GPU; then
     why="there is no NVIDIA GPU with a driver here"
-    for program in "${differential[@]}"; do not_done "$(basename "$program")" "$why"; done
+    for part in "${parts[@]}"; do not_done "differential-$part" "$why"; done
     not_done sanitizer "$why"
     not_done "demo on $device" "$why"
     # What is left to see is whether the bundle is whole.
@@ -86,8 +83,8 @@ step nvidia-smi nvidia-smi
 step nvidia-smi-query nvidia-smi -q
 
 export WARPFOLD_TEST_DEVICE="$device"
-for program in "${differential[@]}"; do
-    step "$(basename "$program")" "$program" --nocapture
+for part in "${parts[@]}"; do
+    step "differential-$part" bin/differential "$part::" --nocapture
 done
 
 sanitizer=""
@@ -96,13 +93,13 @@ for candidate in "$(command -v compute-sanitizer)" /usr/local/cuda/bin/compute-s
     if [ -n "$candidate" ] && [ -x "$candidate" ]; then sanitizer="$candidate" && break; fi
 done
 for tool in memcheck racecheck initcheck synccheck; do
-    for program in "${differential[@]}"; do
-        name="$tool-$(basename "$program")"
+    for part in "${parts[@]}"; do
+        name="$tool-$part"
         if [ -z "$sanitizer" ]; then
             not_done "$name" "compute-sanitizer is not installed (it comes with the CUDA toolkit)"
         else
             WARPFOLD_TEST_CASES=small step "$name" \
-                "$sanitizer" --tool "$tool" --error-exitcode 99 "$program" --nocapture --test-threads=1
+                "$sanitizer" --tool "$tool" --error-exitcode 99 bin/differential "$part::" --nocapture --test-threads=1
         fi
     done
 done

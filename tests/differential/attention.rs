@@ -1,12 +1,10 @@
 //! Attention, forward and backward, on every device against the float64 oracle.
 
-mod common;
-
-use common::attention::merge::check_merge;
-use common::attention::{
+use crate::common::attention::merge::check_merge;
+use crate::common::attention::{
     Attempt, Operand, Outcome, check_negative_length, check_weights_of_ones, drawn, dropout, sinks, slopes,
 };
-use common::{DTYPES, PLACEMENTS, Placement, devices, mask_bytes, small, upload, values};
+use crate::common::{DTYPES, PLACEMENTS, Placement, devices, mask_bytes, small, upload, values};
 use warpfold::reference::{self, Alignment, AttentionCase, Broadcast};
 use warpfold::{
     Attention, AttentionForward, AttentionGradients, BackwardInputs, DType, Device, Layout, Qkv, Tensor, TensorRef,
@@ -615,7 +613,7 @@ fn the_number_of_sms_does_not_change_the_bits() {
     let build = |num_sms| EmulatorBuilder::new(Arch::Sm80).target(GpuTarget { num_sms, ..GpuTarget::A100 }).build();
     let (small, large) = match (build(1), build(132)) {
         (Ok(small), Ok(large)) => (small, large),
-        (Err(error), _) | (_, Err(error)) => return common::skipped("the number of SMs", error),
+        (Err(error), _) | (_, Err(error)) => return crate::common::skipped("the number of SMs", error),
     };
     for (why, case) in samples(64) {
         let attempt = Attempt::new(case, DType::F16, Placement::Contiguous);

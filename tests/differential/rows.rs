@@ -1,15 +1,13 @@
 //! Softmax and norms, forward and backward, on every device against the float64 oracle.
 
-mod common;
-
-use common::attention::dropout;
-use common::rows::norm::{NORM_OPERANDS, NormNumbers, NormOutcome};
-use common::rows::softmax::SOFTMAX_OPERANDS;
-use common::rows::{
+use crate::common::attention::dropout;
+use crate::common::rows::norm::{NORM_OPERANDS, NormNumbers, NormOutcome};
+use crate::common::rows::softmax::SOFTMAX_OPERANDS;
+use crate::common::rows::{
     NormAttempt, NormOperand, SoftmaxAttempt, SoftmaxOperand, check_softmax_of_a_nan_beside_hidden_columns,
     check_softmax_of_special_values, drawn_rows, drawn_vector, longest_row,
 };
-use common::{DTYPES, PLACEMENTS, Placement, devices, small, values};
+use crate::common::{DTYPES, PLACEMENTS, Placement, devices, small, values};
 use warpfold::reference::{Alignment, NormCase, SoftmaxCase};
 use warpfold::variants::{Operation, RowFeatures, Tile, VARIANTS};
 use warpfold::{DType, Device, Norm, NormBackwardInputs, NormInputs, Softmax, Tensor};
@@ -521,7 +519,7 @@ fn results_that_are_left_out_change_no_bit_of_the_others() {
 
 fn upload(device: &Device, seed: u64, shape: &[usize]) -> Tensor {
     let numbers = values(seed, shape.iter().product(), 0.3, 1.0, DType::F32);
-    common::upload(device, DType::F32, &numbers, shape).expect("a valid tensor")
+    crate::common::upload(device, DType::F32, &numbers, shape).expect("a valid tensor")
 }
 
 /// The calls that make their own results give what planned calls give.
@@ -531,18 +529,18 @@ fn owning_calls_give_what_planned_calls_give() {
         let attempt = SoftmaxAttempt::new(SoftmaxCase::new(&[3, 50]), DType::F32, Placement::Contiguous);
         let numbers = attempt.numbers();
         let [x, y, d_y] = [&numbers.x, &numbers.y, &numbers.d_y]
-            .map(|values| common::upload(&device, DType::F32, values, &[3, 50]).expect("a valid tensor"));
+            .map(|values| crate::common::upload(&device, DType::F32, values, &[3, 50]).expect("a valid tensor"));
         let widened =
             |tensor: &Tensor| -> Vec<f64> { tensor.to_vec::<f32>().expect("f32").into_iter().map(f64::from).collect() };
         let softmax = Softmax::new();
         let expected = attempt.run_on(&device, &numbers).expect("a valid case");
         assert_eq!(widened(&softmax.forward(&x).expect("a valid call")), expected);
-        let mut replaced = common::upload(&device, DType::F32, &numbers.x, &[3, 50]).expect("a valid tensor");
+        let mut replaced = crate::common::upload(&device, DType::F32, &numbers.x, &[3, 50]).expect("a valid tensor");
         softmax.forward_in_place(warpfold::SoftmaxInputs::in_place(), &mut replaced).expect("a valid call");
         assert_eq!(widened(&replaced), expected);
         let expected = attempt.run_backward_on(&device, &numbers).expect("a valid case");
         assert_eq!(widened(&softmax.backward(&y, &d_y).expect("a valid call")), expected);
-        let mut replaced = common::upload(&device, DType::F32, &numbers.d_y, &[3, 50]).expect("a valid tensor");
+        let mut replaced = crate::common::upload(&device, DType::F32, &numbers.d_y, &[3, 50]).expect("a valid tensor");
         softmax.backward_in_place(&y, &mut replaced).expect("a valid call");
         assert_eq!(widened(&replaced), expected);
 
@@ -551,7 +549,7 @@ fn owning_calls_give_what_planned_calls_give() {
         let attempt = NormAttempt::new(case, &[3], DType::F32, Placement::Contiguous);
         let attempt = NormAttempt { with_residual: true, with_d_residual: true, with_stats: true, ..attempt };
         let numbers = attempt.numbers();
-        let place = |values: &[f64], shape: &[usize]| common::upload(&device, DType::F32, values, shape);
+        let place = |values: &[f64], shape: &[usize]| crate::common::upload(&device, DType::F32, values, shape);
         let rows = |values: &[f64]| place(values, &[3, 50]).expect("a valid tensor");
         let vector = |values: &Option<Vec<f64>>| place(values.as_ref().unwrap(), &[50]).expect("a valid tensor");
         let (x, residual, d_y) = (rows(&numbers.x), rows(numbers.residual.as_ref().unwrap()), rows(&numbers.d_y));

@@ -1,13 +1,9 @@
 //! What only a GPU has: memory of cudarc's own, streams of the caller, and graphs. Held to the CPU device, which the
 //! other tests hold to the oracle.
 
-#![cfg(feature = "cuda")]
-
-mod common;
-
 use std::sync::Arc;
 
-use common::{skipped, upload, values};
+use crate::common::{skipped, upload, values};
 use half::f16;
 use warpfold::cuda::cudarc::driver::{CudaContext, CudaStream, sys};
 use warpfold::{

@@ -1,14 +1,12 @@
 //! Random problems: every device against the oracle, and the identities of attention and softmax.
 
-mod common;
-
 use std::ops::Range;
 
-use common::attention::{Attempt, Numbers, OPERANDS, Outcome, drawn, dropout, sinks, slopes};
-use common::rows::norm::NORM_OPERANDS;
-use common::rows::softmax::SOFTMAX_OPERANDS;
-use common::rows::{NormAttempt, SoftmaxAttempt, drawn_rows, drawn_vector};
-use common::{DTYPES, PLACEMENTS, Placement, devices, small, values};
+use crate::common::attention::{Attempt, Numbers, OPERANDS, Outcome, drawn, dropout, sinks, slopes};
+use crate::common::rows::norm::NORM_OPERANDS;
+use crate::common::rows::softmax::SOFTMAX_OPERANDS;
+use crate::common::rows::{NormAttempt, SoftmaxAttempt, drawn_rows, drawn_vector};
+use crate::common::{DTYPES, PLACEMENTS, Placement, devices, small, values};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use warpfold::reference::compare::{self, Mismatch};
