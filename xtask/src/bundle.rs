@@ -13,7 +13,7 @@ use crate::workspace::{capture, shown, target};
 use crate::{demo, progress, test, weights};
 
 /// What the folder may hold.
-const BYTES_MAX: u64 = 60_000_000;
+const BYTES_MAX: u64 = 64 << 20;
 
 const RUN: &str = include_str!("run.sh");
 
