@@ -110,16 +110,22 @@ fn selected_archs() -> Result<Vec<String>, String> {
     Ok(archs)
 }
 
-/// The selected architectures that PTX for a virtual one can be assembled for: code for `compute_90a` runs on
-/// sm_90a only, baseline code on every later GPU, where an `a` adds nothing.
+/// The architectures to assemble PTX of a virtual one for. Baseline code runs on every later GPU, where an `a` adds
+/// nothing: it is assembled for those that are selected by number. Code for `compute_90a` runs on sm_90a only, which `90`
+/// selects as well as `90a`: one GPU runs both.
 fn archs_of(virtual_arch: &str, selected: &[String]) -> Vec<String> {
     let own = virtual_arch.trim_start_matches("compute_");
-    let fits = |arch: &String| match (own.parse::<u32>(), arch.parse::<u32>()) {
-        (Ok(lowest), Ok(arch)) => arch >= lowest,
-        (Err(_), Err(_)) => arch == own,
-        _ => false,
-    };
-    selected.iter().filter(|arch| fits(arch)).cloned().collect()
+    match own.strip_suffix('a') {
+        Some(number) => {
+            let is_selected = selected.iter().any(|arch| arch == own || arch == number);
+            is_selected.then(|| own.to_string()).into_iter().collect()
+        }
+        None => {
+            let number = |arch: &str| arch.parse::<u32>().ok();
+            let fits = |arch: &&String| number(arch).zip(number(own)).is_some_and(|(arch, lowest)| arch >= lowest);
+            selected.iter().filter(fits).cloned().collect()
+        }
+    }
 }
 
 /// Compiles on as many threads as cargo grants jobs. After a failure no further unit is begun.

@@ -195,29 +195,6 @@ struct Warp {
     multiply_nt<Element, HEAD_DIM>(s_frag, q.get(), k, GENERAL ? zero : softmax.shift);
   }
 
-  // Scores of keys that a row does not see become -inf. The comparison selects, so that a NaN cannot pass.
-  __device__ __forceinline__ void hide(float (&s_frag)[ROW_TILES][KEY_TILES][4], const KeyBand& band,
-                                       const QueryPlace<BLOCK_Q>& place, const AttentionShape& shape,
-                                       int first_key) const {
-#pragma unroll
-    for (int t = 0; t < ROW_TILES; ++t) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int query = place.query(shape, tile_row(t, half));
-        const uint32_t first = band.first(query) - first_key - fragment::column(0);
-        const uint32_t count = max(band.last(query) - band.first(query), 0);
-#pragma unroll
-        for (int key_tile = 0; key_tile < KEY_TILES; ++key_tile) {
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            // One unsigned comparison for both ends.
-            if (8 * key_tile + i - first >= count) s_frag[t][key_tile][2 * half + i] = -CUDART_INF_F;
-          }
-        }
-      }
-    }
-  }
-
   // Scores, less their base, become weights, rounded to the element type. Bit 4 * key_tile + i of `keep`: whether weight i is
   // not dropped.
   __device__ __forceinline__ void weigh(float (&s_frag)[ROW_TILES][KEY_TILES][4],
@@ -377,7 +354,11 @@ __device__ __forceinline__ void attention_forward(const AttentionForwardParams& 
         }
       }
     } else if constexpr (MASKED) {
-      warp.hide(s_frag, band, place, shape, first_key);
+#pragma unroll
+      for (int t = 0; t < ROW_TILES; ++t) {
+        const int query[2] = {place.query(shape, Warp::tile_row(t, 0)), place.query(shape, Warp::tile_row(t, 1))};
+        hide_by_position(s_frag[t], query, band, first_key);
+      }
     }
     Weights<Element, KEY_TILES> weights[ROW_TILES];
     warp.weigh(s_frag, weights, factor_log2, keep);

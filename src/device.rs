@@ -8,7 +8,7 @@ use crate::target::Target;
 
 /// A device, with the stream that its work is ordered on. Cloning it shares both.
 ///
-/// Its text form is `cpu`, `cuda:N` or `emulator:sm_80`, and [`str::parse`] reads it.
+/// Its text form is `cpu`, `cuda:N`, `emulator:sm_80` or `emulator:sm_90a`, and [`str::parse`] reads it.
 ///
 /// ```
 /// let device: warpfold::Device = "cpu".parse()?;
@@ -190,7 +190,10 @@ impl FromStr for Device {
             None if name == "cuda" => Device::cuda(0),
             Some(("cuda", ordinal)) => Device::cuda(ordinal.parse().map_err(|_| unknown())?),
             #[cfg(feature = "emulator")]
-            Some(("emulator", "sm_80")) => Device::emulator(crate::variants::Arch::Sm80),
+            Some(("emulator", name)) => {
+                let arch = crate::variants::Arch::ALL.into_iter().find(|arch| arch.name() == name);
+                Device::emulator(arch.ok_or_else(unknown)?)
+            }
             _ => Err(unknown()),
         }
     }

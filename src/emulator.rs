@@ -6,15 +6,18 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use ptx_emu::tensor_map::{self, Element, TENSOR_MAP_BYTES};
 use ptx_emu::{Architecture, Memory, Module, Options};
 pub use ptx_emu::{Checks, Completion, Counters, Limits, Numerics, Schedule, TensorCore};
 
 use crate::device::{Device, Kind};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::images;
 use crate::plan::LaunchPlan;
 use crate::target::GpuTarget;
 use crate::tensor::{Data, DataMut, TensorMut, TensorRef};
+use crate::tensor_map::{Swizzle, TensorMap};
 use crate::variants::{Arch, Variant};
 
 /// Sets up an emulated GPU.
@@ -41,10 +44,11 @@ pub struct EmulatorBuilder {
 }
 
 impl EmulatorBuilder {
-    /// An A100, in-order schedule, latest completion of copies, all checks, rayon's current number of threads.
+    /// An A100 or H100, in-order schedule, latest completion of copies, all checks, rayon's current number of threads.
     pub fn new(arch: Arch) -> EmulatorBuilder {
         let target = match arch {
             Arch::Sm80 => GpuTarget::A100,
+            Arch::Sm90a => GpuTarget::H100,
         };
         EmulatorBuilder {
             arch,
@@ -130,6 +134,8 @@ impl EmulatorBuilder {
         let architecture = match (self.target.compute_capability.major, self.target.compute_capability.minor) {
             (8, 6 | 7) => Architecture::Sm86,
             (8, 9) => Architecture::Sm89,
+            // Plans for it have kernels of its own, whatever the device is called.
+            (9, 0) => Architecture::Sm90a,
             _ => Architecture::Sm80,
         };
         let mut options = Options::new(architecture)
@@ -212,8 +218,7 @@ impl EmulatorDevice {
     ) -> Result<()> {
         let mut params = plan.params;
         let words = params.words_mut();
-        let offset_bytes =
-            |layout: &crate::tensor::Layout, dtype: crate::DType| (layout.offset() * dtype.size_bytes()) as u64;
+        let offset_bytes = |layout: &crate::tensor::Layout, dtype: DType| (layout.offset() * dtype.size_bytes()) as u64;
         for (index, read) in reads.iter().enumerate() {
             let Some(tensor) = read else { continue };
             let Data::Emulator(buffer) = tensor.data() else { return Err(self.foreign(tensor.device())) };
@@ -231,12 +236,19 @@ impl EmulatorDevice {
             Some(module) => module.clone(),
             None => embedded(plan.variant, &name)?,
         };
+        let mut maps = Vec::with_capacity(plan.tensor_maps().len());
+        for map in plan.tensor_maps() {
+            maps.push(encode(map, words[map.tensor])?);
+        }
+        let params: [&[u8]; 2] = [bytemuck::cast_slice(words), maps.as_flattened()];
         let launch = ptx_emu::Launch {
             kernel: module.kernel(&name).map_err(emulator_error)?,
             grid: plan.grid,
             block: plan.block,
+            cluster: plan.cluster,
             dynamic_shared_bytes: plan.shared_bytes,
-            params: &[bytemuck::cast_slice(words)],
+            registers: images::find(&name)?.registers,
+            params: if maps.is_empty() { &params[..1] } else { &params },
         };
         let report = ptx_emu::run(&launch, &self.memory, &self.options).map_err(emulator_error)?;
         {
@@ -258,6 +270,34 @@ impl EmulatorDevice {
             expected: format!("emulator:{}", self.arch.name()),
         }
     }
+}
+
+/// A tensor map as the emulator's copy engine reads it.
+fn encode(map: &TensorMap, address: u64) -> Result<[u8; TENSOR_MAP_BYTES]> {
+    map.check_address(address)?;
+    let element = match map.dtype {
+        DType::F32 => Element::F32,
+        DType::F16 => Element::F16,
+        DType::BF16 => Element::Bf16,
+        DType::I32 => Element::S32,
+        DType::U8 => Element::U8,
+    };
+    let swizzle = match map.swizzle {
+        Swizzle::None => tensor_map::Swizzle::None,
+        Swizzle::Bytes32 => tensor_map::Swizzle::Bytes32,
+        Swizzle::Bytes64 => tensor_map::Swizzle::Bytes64,
+        Swizzle::Bytes128 => tensor_map::Swizzle::Bytes128,
+    };
+    let map = tensor_map::TensorMap {
+        element,
+        address,
+        dims: map.dims[..map.rank].to_vec(),
+        strides_bytes: map.strides_bytes[..map.rank - 1].to_vec(),
+        box_dims: map.box_dims[..map.rank].to_vec(),
+        swizzle,
+        fills_with_nan: false,
+    };
+    map.encode().map_err(emulator_error)
 }
 
 /// The parsed PTX of an embedded kernel, parsed once a process.

@@ -230,6 +230,18 @@ pub enum Error {
         /// What there is.
         available: String,
     },
+    /// A tensor that the copy engine of a GPU cannot take as it lies. Plans choose other kernels for those.
+    #[error("the tensor map of {tensor} has {what} {value}; it must be {allowed}")]
+    TensorMap {
+        /// The tensor.
+        tensor: &'static str,
+        /// The property.
+        what: String,
+        /// Its value.
+        value: u64,
+        /// What is allowed.
+        allowed: &'static str,
+    },
     /// Tensors of two devices in one call.
     #[error("{tensor} is on {device}, but the call runs on {expected}")]
     DeviceMismatch {
@@ -251,7 +263,7 @@ pub enum Error {
         planned: String,
     },
     /// An unknown device name.
-    #[error("there is no device \"{name}\"; write cpu, cuda, cuda:N{}", if cfg!(feature = "emulator") { " or emulator:sm_80" } else { " (emulator:sm_80 needs the cargo feature `emulator`)" })]
+    #[error("there is no device \"{name}\"; write cpu, cuda, cuda:N{}", if cfg!(feature = "emulator") { ", emulator:sm_80 or emulator:sm_90a" } else { " (emulator:sm_80 and emulator:sm_90a need the cargo feature `emulator`)" })]
     DeviceName {
         /// The name given.
         name: String,

@@ -9,11 +9,12 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Image {
     pub name: &'static str,
-    /// Registers of a thread, as ptxas reported them for the first cubin.
+    /// Registers of a thread, as ptxas reported them for the first cubin: what a block starts with, where its warps exchange
+    /// registers later.
     pub registers: u32,
     /// PTX for GPUs that no cubin fits.
     pub ptx: &'static [u8],
-    /// Machine code by compute capability, as `10 * major + minor`.
+    /// Machine code by compute capability, as `10 * major + minor`. A row for sm_90a has that of 9.0, for it alone.
     pub cubins: &'static [(u32, &'static [u8])],
     /// PTX with source positions, for the emulator.
     #[cfg_attr(not(feature = "emulator"), allow(dead_code, reason = "only the emulator reads it"))]

@@ -42,6 +42,7 @@ mod rows;
 mod softmax;
 mod target;
 mod tensor;
+mod tensor_map;
 pub mod variants;
 mod workspace;
 
@@ -62,6 +63,7 @@ pub use plan::LaunchPlan;
 pub use softmax::{Softmax, SoftmaxBackwardPlan, SoftmaxBackwardSpec, SoftmaxInputs, SoftmaxPlan, SoftmaxSpec};
 pub use target::{ComputeCapability, GpuTarget, Target};
 pub use tensor::{Dims, Element, Layout, LengthsSpec, MAX_RANK, SeqLens, Tensor, TensorMut, TensorRef, TensorSpec};
+pub use tensor_map::{Swizzle, TensorMap};
 pub use workspace::Workspace;
 
 /// What a user may move to another thread, or share.

@@ -96,9 +96,13 @@ pub struct AttentionShape {
     pub section: u32,
     /// 1: every row of every tensor starts on a 16-byte boundary
     pub aligned: u32,
+    /// blocks of work; a grid that is smaller walks them in strides of its own size
+    pub work_blocks: u32,
+    /// keeps the size a multiple of 8 bytes
+    pub reserved: u32,
 }
 const _: () = {
-    ["Size of AttentionShape"][::std::mem::size_of::<AttentionShape>() - 264usize];
+    ["Size of AttentionShape"][::std::mem::size_of::<AttentionShape>() - 272usize];
     ["Alignment of AttentionShape"][::std::mem::align_of::<AttentionShape>() - 8usize];
     ["Offset of field: AttentionShape::q_strides"][::std::mem::offset_of!(AttentionShape, q_strides) - 0usize];
     ["Offset of field: AttentionShape::k_strides"][::std::mem::offset_of!(AttentionShape, k_strides) - 24usize];
@@ -136,6 +140,8 @@ const _: () = {
     ["Offset of field: AttentionShape::blocks"][::std::mem::offset_of!(AttentionShape, blocks) - 252usize];
     ["Offset of field: AttentionShape::section"][::std::mem::offset_of!(AttentionShape, section) - 256usize];
     ["Offset of field: AttentionShape::aligned"][::std::mem::offset_of!(AttentionShape, aligned) - 260usize];
+    ["Offset of field: AttentionShape::work_blocks"][::std::mem::offset_of!(AttentionShape, work_blocks) - 264usize];
+    ["Offset of field: AttentionShape::reserved"][::std::mem::offset_of!(AttentionShape, reserved) - 268usize];
 };
 
 /// Attention, forward: out = softmax(scores) v and the log of each row's sum of exponentials.
@@ -174,7 +180,7 @@ pub struct AttentionForwardParams {
     pub reserved: u32,
 }
 const _: () = {
-    ["Size of AttentionForwardParams"][::std::mem::size_of::<AttentionForwardParams>() - 392usize];
+    ["Size of AttentionForwardParams"][::std::mem::size_of::<AttentionForwardParams>() - 400usize];
     ["Alignment of AttentionForwardParams"][::std::mem::align_of::<AttentionForwardParams>() - 8usize];
     ["Offset of field: AttentionForwardParams::q"][::std::mem::offset_of!(AttentionForwardParams, q) - 0usize];
     ["Offset of field: AttentionForwardParams::k"][::std::mem::offset_of!(AttentionForwardParams, k) - 8usize];
@@ -193,11 +199,11 @@ const _: () = {
     ["Offset of field: AttentionForwardParams::lse"][::std::mem::offset_of!(AttentionForwardParams, lse) - 88usize];
     ["Offset of field: AttentionForwardParams::shape"][::std::mem::offset_of!(AttentionForwardParams, shape) - 96usize];
     ["Offset of field: AttentionForwardParams::out_strides"]
-        [::std::mem::offset_of!(AttentionForwardParams, out_strides) - 360usize];
+        [::std::mem::offset_of!(AttentionForwardParams, out_strides) - 368usize];
     ["Offset of field: AttentionForwardParams::out_f32"]
-        [::std::mem::offset_of!(AttentionForwardParams, out_f32) - 384usize];
+        [::std::mem::offset_of!(AttentionForwardParams, out_f32) - 392usize];
     ["Offset of field: AttentionForwardParams::reserved"]
-        [::std::mem::offset_of!(AttentionForwardParams, reserved) - 388usize];
+        [::std::mem::offset_of!(AttentionForwardParams, reserved) - 396usize];
 };
 
 /// Attention, backward: the kernels that compute d_q, d_k and d_v, or d_bias.
@@ -236,7 +242,7 @@ pub struct AttentionBackwardParams {
     pub bias_keys: i32,
 }
 const _: () = {
-    ["Size of AttentionBackwardParams"][::std::mem::size_of::<AttentionBackwardParams>() - 536usize];
+    ["Size of AttentionBackwardParams"][::std::mem::size_of::<AttentionBackwardParams>() - 544usize];
     ["Alignment of AttentionBackwardParams"][::std::mem::align_of::<AttentionBackwardParams>() - 8usize];
     ["Offset of field: AttentionBackwardParams::q"][::std::mem::offset_of!(AttentionBackwardParams, q) - 0usize];
     ["Offset of field: AttentionBackwardParams::k"][::std::mem::offset_of!(AttentionBackwardParams, k) - 8usize];
@@ -264,23 +270,23 @@ const _: () = {
     ["Offset of field: AttentionBackwardParams::shape"]
         [::std::mem::offset_of!(AttentionBackwardParams, shape) - 128usize];
     ["Offset of field: AttentionBackwardParams::d_out_strides"]
-        [::std::mem::offset_of!(AttentionBackwardParams, d_out_strides) - 392usize];
+        [::std::mem::offset_of!(AttentionBackwardParams, d_out_strides) - 400usize];
     ["Offset of field: AttentionBackwardParams::d_q_strides"]
-        [::std::mem::offset_of!(AttentionBackwardParams, d_q_strides) - 416usize];
+        [::std::mem::offset_of!(AttentionBackwardParams, d_q_strides) - 424usize];
     ["Offset of field: AttentionBackwardParams::d_k_strides"]
-        [::std::mem::offset_of!(AttentionBackwardParams, d_k_strides) - 440usize];
+        [::std::mem::offset_of!(AttentionBackwardParams, d_k_strides) - 448usize];
     ["Offset of field: AttentionBackwardParams::d_v_strides"]
-        [::std::mem::offset_of!(AttentionBackwardParams, d_v_strides) - 464usize];
+        [::std::mem::offset_of!(AttentionBackwardParams, d_v_strides) - 472usize];
     ["Offset of field: AttentionBackwardParams::d_bias_strides"]
-        [::std::mem::offset_of!(AttentionBackwardParams, d_bias_strides) - 488usize];
+        [::std::mem::offset_of!(AttentionBackwardParams, d_bias_strides) - 496usize];
     ["Offset of field: AttentionBackwardParams::bias_batch"]
-        [::std::mem::offset_of!(AttentionBackwardParams, bias_batch) - 520usize];
+        [::std::mem::offset_of!(AttentionBackwardParams, bias_batch) - 528usize];
     ["Offset of field: AttentionBackwardParams::bias_heads"]
-        [::std::mem::offset_of!(AttentionBackwardParams, bias_heads) - 524usize];
+        [::std::mem::offset_of!(AttentionBackwardParams, bias_heads) - 532usize];
     ["Offset of field: AttentionBackwardParams::bias_queries"]
-        [::std::mem::offset_of!(AttentionBackwardParams, bias_queries) - 528usize];
+        [::std::mem::offset_of!(AttentionBackwardParams, bias_queries) - 536usize];
     ["Offset of field: AttentionBackwardParams::bias_keys"]
-        [::std::mem::offset_of!(AttentionBackwardParams, bias_keys) - 532usize];
+        [::std::mem::offset_of!(AttentionBackwardParams, bias_keys) - 540usize];
 };
 
 /// Attention, backward: delta = sum_d out d_out - d_lse of each row.

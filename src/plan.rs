@@ -10,7 +10,8 @@ use crate::params::{
 };
 use crate::target::{GpuTarget, Target};
 use crate::tensor::TensorSpec;
-use crate::variants::{Arch, Operation, Tile, VARIANTS, Variant};
+use crate::tensor_map::{TensorMap, TensorMaps};
+use crate::variants::{Operation, Tile, VARIANTS, Variant};
 
 /// One kernel launch. Its parameters are complete but for the tensors' addresses.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,9 +22,13 @@ pub struct LaunchPlan {
     pub grid: [u32; 3],
     /// Threads of a block.
     pub block: [u32; 3],
+    /// Blocks of a cluster, which divide the grid: `[1, 1, 1]` where blocks know nothing of each other.
+    pub cluster: [u32; 3],
     /// Dynamic shared memory of a block in bytes.
     pub shared_bytes: u32,
     pub(crate) params: Params,
+    /// The kernel's second parameter; none where it has one only.
+    pub(crate) tensor_maps: TensorMaps,
 }
 
 impl LaunchPlan {
@@ -33,13 +38,43 @@ impl LaunchPlan {
     /// [`Error::TooLarge`] over the 2^31 - 1 blocks that a grid can have.
     pub(crate) fn linear(variant: &'static Variant, blocks: usize, params: Params) -> Result<LaunchPlan> {
         let blocks = to_i32("the number of thread blocks", blocks)? as u32;
+        let tensor_maps = TensorMaps::default();
         Ok(LaunchPlan {
             variant,
             grid: [blocks, 1, 1],
             block: [variant.threads(), 1, 1],
+            cluster: [1, 1, 1],
             shared_bytes: variant.shared_bytes(),
             params,
+            tensor_maps,
         })
+    }
+
+    /// As many blocks as the GPU runs at a time, or as there is work for, in whole clusters. `params` say how many pieces of
+    /// work there are: each cluster takes one after the other.
+    pub(crate) fn persistent(
+        variant: &'static Variant,
+        work_blocks: u32,
+        target: &GpuTarget,
+        (params, tensor_maps): (Params, TensorMaps),
+    ) -> LaunchPlan {
+        let cluster = variant.cluster();
+        // A block fills its multiprocessor.
+        let clusters = (target.num_sms / cluster).max(1).min(work_blocks);
+        LaunchPlan {
+            variant,
+            grid: [clusters * cluster, 1, 1],
+            block: [variant.threads(), 1, 1],
+            cluster: [cluster, 1, 1],
+            shared_bytes: variant.shared_bytes(),
+            params,
+            tensor_maps,
+        }
+    }
+
+    /// The tensor maps that the kernel copies by, in the order of its second parameter; none where it has no second one.
+    pub fn tensor_maps(&self) -> &[TensorMap] {
+        self.tensor_maps.as_slice()
     }
 
     /// The same launch with a call's random state.
@@ -66,6 +101,18 @@ impl fmt::Display for LaunchPlan {
             Tile::Attention { block_q, block_kv, .. } => {
                 write!(f, ", {block_q} query rows a block, tiles of {block_kv} keys")?;
             }
+            Tile::AttentionHopper { block_q, block_kv, stages, consumers, .. } => {
+                let (owned, walked) = match self.variant.operation {
+                    Operation::AttentionBackwardKeyValue => ((block_kv, "keys"), (block_q, "queries")),
+                    _ => ((block_q, "query rows"), (block_kv, "keys")),
+                };
+                write!(
+                    f,
+                    " that take one piece of work after the other, {} {} each in {consumers} warpgroups, {stages} tiles of \
+                     {} {} under way",
+                    owned.0, owned.1, walked.0, walked.1
+                )?;
+            }
             Tile::WarpRows { .. } => f.write_str(", a warp a row")?,
             Tile::Columns { .. } => f.write_str(", 32 columns a block")?,
             Tile::Rows { rows_per_block: 1, vectors, .. } => {
@@ -76,7 +123,14 @@ impl fmt::Display for LaunchPlan {
                 ", {rows_per_block} rows for each, {threads_per_row} threads a row, up to {vectors} vectors of 16 bytes a thread"
             )?,
         }
-        write!(f, ", {} bytes of shared memory", self.shared_bytes)
+        write!(f, ", {} bytes of shared memory", self.shared_bytes)?;
+        if self.cluster != [1, 1, 1] {
+            write!(f, ", clusters of {} blocks", self.cluster.iter().product::<u32>())?;
+        }
+        match self.tensor_maps() {
+            [] => Ok(()),
+            maps => write!(f, ", {} tensor maps", maps.len()),
+        }
     }
 }
 
@@ -177,10 +231,7 @@ pub(crate) fn choose(
 
 fn runs_on(variant: &Variant, target: &GpuTarget) -> bool {
     let capability = target.compute_capability;
-    let arch_fits = match variant.arch {
-        Arch::Sm80 => capability.major >= 8,
-    };
-    arch_fits && variant.shared_bytes() <= target.shared_bytes_max
+    variant.arch.runs_on(capability.major, capability.minor) && variant.shared_bytes() <= target.shared_bytes_max
 }
 
 /// `value` as the kernels' 32-bit index type.

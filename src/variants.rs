@@ -12,13 +12,19 @@ use crate::dtype::DType;
 pub enum Arch {
     /// Ampere's instructions (cp.async, ldmatrix, mma.sync), which every later GPU runs too.
     Sm80,
+    /// Hopper's own (tensor maps, wgmma, setmaxnreg): compute capability 9.0, and no later one.
+    Sm90a,
 }
 
 impl Arch {
+    /// All of them.
+    pub const ALL: [Arch; 2] = [Arch::Sm80, Arch::Sm90a];
+
     /// nvcc's name of the virtual architecture.
     pub const fn virtual_name(self) -> &'static str {
         match self {
             Arch::Sm80 => "compute_80",
+            Arch::Sm90a => "compute_90a",
         }
     }
 
@@ -26,6 +32,15 @@ impl Arch {
     pub const fn name(self) -> &'static str {
         match self {
             Arch::Sm80 => "sm_80",
+            Arch::Sm90a => "sm_90a",
+        }
+    }
+
+    /// Whether a GPU of this compute capability runs the code.
+    pub const fn runs_on(self, major: u32, minor: u32) -> bool {
+        match self {
+            Arch::Sm80 => major >= 8,
+            Arch::Sm90a => major == 9 && minor == 0,
         }
     }
 
@@ -33,6 +48,7 @@ impl Arch {
     pub const fn ptx_version(self) -> &'static str {
         match self {
             Arch::Sm80 => "7.8",
+            Arch::Sm90a => "8.0",
         }
     }
 }
@@ -90,8 +106,8 @@ impl Operation {
 /// What an attention image accepts beyond the common contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Features {
-    /// 16-byte aligned rows of exactly the tile's head_dim; causal bounds, windows, lengths, sinks. The image without a
-    /// branch to spare.
+    /// 16-byte aligned rows; causal bounds, windows, lengths, sinks. The image without a branch to spare. Rows have exactly
+    /// the tile's head_dim, but where the copy engine pads shorter ones (sm_90a).
     Plain,
     /// Everything: also softcap, ALiBi, bias, boolean masks, dropout, a prefix, rows of any alignment and any smaller
     /// head_dim.
@@ -128,6 +144,27 @@ pub enum Tile {
         /// Which problems the image accepts.
         features: Features,
     },
+    /// A block takes one piece of work after the other. One warpgroup of it copies tiles by tensor maps, the others compute.
+    AttentionHopper {
+        /// Size of a query's and a key's vector, at most.
+        head_dim: u32,
+        /// Size of a value's vector, at most.
+        head_dim_v: u32,
+        /// Query rows of a block's part of a piece of work, or of a tile where a piece of work is keys.
+        block_q: u32,
+        /// Keys of a tile, or of a piece of work.
+        block_kv: u32,
+        /// Tiles of keys and as many of values, or of queries and of gradients, that shared memory holds.
+        stages: u32,
+        /// Warpgroups that compute.
+        consumers: u32,
+        /// Blocks of a cluster, which share pieces of work and load keys and values for one another.
+        cluster: u32,
+        /// Whether the warpgroups take turns at issuing their products.
+        ping_pong: bool,
+        /// Which problems the image accepts.
+        features: Features,
+    },
     /// A warp a row, whatever the row's length.
     WarpRows {
         /// Warps of a block.
@@ -158,20 +195,30 @@ pub enum Tile {
 pub struct Budget {
     /// Registers of a thread, at most.
     pub registers: u32,
-    /// The main loop of the sm_80 code, where it is held to anything.
+    /// The main loop in the code for the architecture that the source is written for, where it is held to anything.
     pub main_loop: Option<LoopBudget>,
+    /// The same of the loop that takes the most, which is that of masked tiles.
+    pub masked_loop: Option<LoopBudget>,
 }
 
-/// What an iteration of the main loop may cost in sm_80's code: of the innermost loops with tensor work, the one that
-/// needs the fewest instructions for it. `cargo xtask budgets` shows the figures.
+/// What an iteration of a loop may cost a warp. The main loop is, of the innermost loops with tensor work, the one that needs the
+/// fewest instructions for it; the masked loop the one that needs the most. A scheduler has one warp of each warpgroup, so where several compute, the ratio is the same.
+/// `cargo xtask budgets` shows the figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LoopBudget {
     /// Instructions, at most.
     pub instructions: u32,
-    /// Issue slots for 100 cycles of the A100's tensor cores, at most.
+    /// Issue slots for 100 cycles of the tensor cores (the A100's for sm_80, the H100's for sm_90a), at most.
     pub issue_percent: u32,
     /// Cycles of the busiest unit besides tensor cores and scheduler for 100 cycles of the tensor cores, at most.
     pub other_unit_percent: u32,
+}
+
+impl LoopBudget {
+    /// Instructions, issue percent, other unit percent.
+    const fn new([instructions, issue_percent, other_unit_percent]: [u32; 3]) -> LoopBudget {
+        LoopBudget { instructions, issue_percent, other_unit_percent }
+    }
 }
 
 /// One compiled kernel.
@@ -192,6 +239,12 @@ pub struct Variant {
 impl Variant {
     /// The `.cu` file below `kernels/`.
     pub const fn source(&self) -> &'static str {
+        match (self.arch, self.operation) {
+            (Arch::Sm90a, Operation::AttentionForward) => return "attention_forward_sm90.cu",
+            (Arch::Sm90a, Operation::AttentionBackwardKeyValue) => return "attention_backward_key_value_sm90.cu",
+            (Arch::Sm90a, Operation::AttentionBackwardQuery) => return "attention_backward_query_sm90.cu",
+            _ => {}
+        }
         match self.operation {
             Operation::AttentionForward => "attention_forward_sm80.cu",
             Operation::AttentionDelta => "attention_delta.cu",
@@ -212,7 +265,8 @@ impl Variant {
     pub fn name(&self) -> String {
         let stem = format!("{}_{}_{}", self.operation.name(), self.arch.name().replace('_', ""), self.dtype);
         match self.tile {
-            Tile::Attention { head_dim, head_dim_v, features, .. } => {
+            Tile::Attention { head_dim, head_dim_v, features, .. }
+            | Tile::AttentionHopper { head_dim, head_dim_v, features, .. } => {
                 let dims = match head_dim == head_dim_v {
                     true => format!("d{head_dim}"),
                     false => format!("d{head_dim}v{head_dim_v}"),
@@ -255,6 +309,27 @@ impl Variant {
                 defines.push(("WARPFOLD_WARPS", warps.to_string()));
                 defines.push(("WARPFOLD_GENERAL", u32::from(features == Features::General).to_string()));
             }
+            Tile::AttentionHopper {
+                head_dim,
+                head_dim_v,
+                block_q,
+                block_kv,
+                stages,
+                consumers,
+                cluster,
+                ping_pong,
+                features,
+            } => {
+                defines.push(("WARPFOLD_HEAD_DIM", head_dim.to_string()));
+                defines.push(("WARPFOLD_HEAD_DIM_V", head_dim_v.to_string()));
+                defines.push(("WARPFOLD_BLOCK_Q", block_q.to_string()));
+                defines.push(("WARPFOLD_BLOCK_KV", block_kv.to_string()));
+                defines.push(("WARPFOLD_STAGES", stages.to_string()));
+                defines.push(("WARPFOLD_CONSUMERS", consumers.to_string()));
+                defines.push(("WARPFOLD_CLUSTER", cluster.to_string()));
+                defines.push(("WARPFOLD_PING_PONG", u32::from(ping_pong).to_string()));
+                defines.push(("WARPFOLD_GENERAL", u32::from(features == Features::General).to_string()));
+            }
             Tile::WarpRows { warps } | Tile::Columns { warps } => {
                 defines.push(("WARPFOLD_WARPS", warps.to_string()));
             }
@@ -275,6 +350,8 @@ impl Variant {
     pub const fn threads(&self) -> u32 {
         match self.tile {
             Tile::Attention { warps, .. } | Tile::WarpRows { warps } | Tile::Columns { warps } => warps * 32,
+            // One more copies.
+            Tile::AttentionHopper { consumers, .. } => hopper_threads(consumers),
             Tile::Rows { threads_per_row, rows_per_block, .. } => threads_per_row * rows_per_block,
         }
     }
@@ -303,7 +380,42 @@ impl Variant {
                     _ => (block_q + block_kv) * both_dims * size_bytes,
                 }
             }
+            Tile::AttentionHopper { head_dim, head_dim_v, block_q, block_kv, stages, .. } => {
+                // The copy engine writes columns of 64 elements, so that rows are whole ones.
+                let (d, dv) = (head_dim.next_multiple_of(64), head_dim_v.next_multiple_of(64));
+                let size_bytes = self.dtype.size_bytes() as u32;
+                // What a block owns, what it walks in rings of two kinds of tile, and its results, which take the place of what
+                // it owns where there is no room. Of the second kind of tile, one has to do where there is none for more.
+                let (owned, walked, results) = match self.operation {
+                    Operation::AttentionBackwardKeyValue => {
+                        (block_kv * (d + dv), [block_q * d, block_q * dv], block_kv * (d + dv))
+                    }
+                    Operation::AttentionBackwardQuery => {
+                        (block_q * (d + dv), [block_kv * d, block_kv * dv], block_q * d)
+                    }
+                    _ => (block_q * d, [block_kv * d, block_kv * dv], block_q * dv),
+                };
+                // Two warpgroups that share 64 keys hand f32 weights to each other, two tiles at a time.
+                let exchanged = match self.operation {
+                    Operation::AttentionBackwardKeyValue if block_kv == 64 => 2 * block_kv * block_q * 4,
+                    _ => 0,
+                };
+                let one_each = (owned + walked[0] + walked[1]) * size_bytes + exchanged + HOPPER_STATE_BYTES;
+                let first_only = one_each + (stages - 1) * walked[0] * size_bytes;
+                let both = first_only + (stages - 1) * walked[1] * size_bytes;
+                let without_results = if both <= HOPPER_SHARED_BYTES_MAX { both } else { first_only };
+                let with_results = without_results + results * size_bytes;
+                if with_results <= HOPPER_SHARED_BYTES_MAX { with_results } else { without_results }
+            }
             Tile::WarpRows { .. } | Tile::Columns { .. } | Tile::Rows { .. } => 0,
+        }
+    }
+
+    /// Blocks of a cluster.
+    pub const fn cluster(&self) -> u32 {
+        match self.tile {
+            Tile::AttentionHopper { cluster, .. } => cluster,
+            _ => 1,
         }
     }
 
@@ -327,6 +439,57 @@ pub(crate) const REGISTERS_PER_SM: u32 = 65536;
 /// What a block works out once and keeps in shared memory, where its options need the registers.
 const BLOCK_STATE_BYTES: u32 = 128;
 
+/// The barriers of a block and what its warps know of their work, in whole periods of the swizzle, 1024 bytes.
+const HOPPER_STATE_BYTES: u32 = 2048;
+
+/// What a block may have on compute capability 9.0.
+const HOPPER_SHARED_BYTES_MAX: u32 = 227 << 10;
+
+const fn hopper_threads(consumers: u32) -> u32 {
+    (consumers + 1) * 128
+}
+
+/// A kernel of an operation for sm_90a: head_dim, head_dim of v, query rows, keys, stages, warpgroups that compute.
+const fn hopper(operation: Operation, dtype: DType, features: Features, tile: [u32; 6]) -> Variant {
+    let [head_dim, head_dim_v, block_q, block_kv, stages, consumers] = tile;
+    // What a block starts with: its warpgroups exchange registers among themselves (setmaxnreg), and a block fills the
+    // multiprocessor.
+    let registers = REGISTERS_PER_SM / hopper_threads(consumers) / 8 * 8;
+    let [unmasked, masked] = hopper_loops(operation, features, [head_dim, head_dim_v]);
+    Variant {
+        operation,
+        arch: Arch::Sm90a,
+        dtype,
+        tile: Tile::AttentionHopper {
+            head_dim,
+            head_dim_v,
+            block_q,
+            block_kv,
+            stages,
+            consumers,
+            cluster: 1,
+            ping_pong: false,
+            features,
+        },
+        budget: Budget { registers, main_loop: unmasked, masked_loop: masked },
+    }
+}
+
+/// What the loops of a forward kernel for sm_90a may cost, unmasked (two tiles an iteration) and masked (one). As [`main_loop`],
+/// figures of nvcc 13.0 and 1 %.
+const fn hopper_loops(operation: Operation, features: Features, dims: [u32; 2]) -> [Option<LoopBudget>; 2] {
+    let (unmasked, masked) = match (operation, features, dims) {
+        (Operation::AttentionForward, Features::Plain, [64, 64]) => ([620, 81, 84], [488, 127, 103]),
+        (Operation::AttentionForward, Features::Plain, [96, 96]) => ([642, 42, 68], [526, 69, 68]),
+        (Operation::AttentionForward, Features::Plain, [128, 128]) => ([650, 32, 63], [532, 53, 67]),
+        (Operation::AttentionForward, Features::Plain, [192, 128]) => ([602, 32, 71], [475, 50, 74]),
+        (Operation::AttentionForward, Features::Plain, [192, 192]) => ([544, 29, 71], [434, 46, 74]),
+        (Operation::AttentionForward, Features::Plain, [256, 256]) => ([539, 27, 76], [414, 41, 79]),
+        _ => return [None, None],
+    };
+    [Some(LoopBudget::new(unmasked)), Some(LoopBudget::new(masked))]
+}
+
 /// An attention kernel: head_dim, head_dim of v, query rows, keys, warps.
 const fn attention(operation: Operation, dtype: DType, features: Features, tile: [u32; 5]) -> Variant {
     let [head_dim, head_dim_v, block_q, block_kv, warps] = tile;
@@ -335,7 +498,7 @@ const fn attention(operation: Operation, dtype: DType, features: Features, tile:
         arch: Arch::Sm80,
         dtype,
         tile: Tile::Attention { head_dim, head_dim_v, block_q, block_kv, warps, features },
-        budget: Budget { registers: 255, main_loop: main_loop(operation, features, head_dim) },
+        budget: Budget { registers: 255, main_loop: main_loop(operation, features, head_dim), masked_loop: None },
     }
 }
 
@@ -355,7 +518,7 @@ const fn warp_rows(operation: Operation, dtype: DType) -> Variant {
         arch: Arch::Sm80,
         dtype,
         tile: Tile::WarpRows { warps: 4 },
-        budget: Budget { registers: 128, main_loop: None },
+        budget: Budget { registers: 128, main_loop: None, masked_loop: None },
     }
 }
 
@@ -376,7 +539,7 @@ const fn rows(
         arch: Arch::Sm80,
         dtype,
         tile: Tile::Rows { threads_per_row, rows_per_block, vectors: ROW_BYTES_PER_THREAD / 16, features },
-        budget: Budget { registers, main_loop: None },
+        budget: Budget { registers, main_loop: None, masked_loop: None },
     }
 }
 
@@ -413,6 +576,85 @@ macro_rules! tensor_core_attention {
         ]
     };
 }
+
+/// The forward kernels for sm_90a. Plain ones first, each from the smallest tile on: the first one that is large enough
+/// runs, and the copy engine pads shorter rows with zeros. Columns: head_dim, head_dim of v, query rows, keys, stages,
+/// warpgroups that compute.
+const HOPPER_FORWARD: [(Features, [u32; 6]); 10] = [
+    // An output of 64 columns leaves registers for a third warpgroup, whose products hide the others' exponentials; 160 a
+    // thread hold the scores of 96 keys, and their weights twice.
+    (Features::Plain, [64, 64, 192, 96, 4, 3]),
+    (Features::Plain, [96, 96, 128, 128, 2, 2]),
+    (Features::Plain, [128, 128, 128, 128, 2, 2]),
+    // As many keys as 227 KB hold twice beside Q, and beside the output where that leaves enough of them.
+    (Features::Plain, [192, 128, 128, 96, 2, 2]),
+    (Features::Plain, [192, 192, 128, 80, 2, 2]),
+    (Features::Plain, [256, 256, 128, 64, 2, 2]),
+    // What leaves registers for the options.
+    (Features::General, [64, 64, 128, 64, 4, 2]),
+    (Features::General, [128, 128, 128, 64, 4, 2]),
+    (Features::General, [192, 192, 128, 64, 2, 2]),
+    (Features::General, [256, 256, 128, 48, 2, 2]),
+];
+
+/// The backward kernels for sm_90a that own keys, in the same order.
+const HOPPER_BACKWARD_KEY_VALUE: [(Features, [u32; 6]); 10] = [
+    // As many queries as the registers hold beside both results: the more, the less of K and V is read again.
+    (Features::Plain, [64, 64, 96, 128, 2, 2]),
+    (Features::Plain, [96, 96, 80, 128, 2, 2]),
+    (Features::Plain, [128, 128, 64, 128, 2, 2]),
+    // Both results of 64 keys do not fit a warpgroup's registers: two share the keys.
+    (Features::Plain, [192, 128, 64, 64, 2, 2]),
+    (Features::Plain, [192, 192, 64, 64, 2, 2]),
+    (Features::Plain, [256, 256, 64, 64, 2, 2]),
+    (Features::General, [64, 64, 64, 128, 2, 2]),
+    (Features::General, [128, 128, 64, 128, 2, 2]),
+    (Features::General, [192, 192, 64, 64, 2, 2]),
+    (Features::General, [256, 256, 64, 64, 2, 2]),
+];
+
+/// The backward kernels for sm_90a that own queries, in the same order.
+const HOPPER_BACKWARD_QUERY: [(Features, [u32; 6]); 10] = [
+    (Features::Plain, [64, 64, 128, 128, 2, 2]),
+    (Features::Plain, [96, 96, 128, 128, 2, 2]),
+    (Features::Plain, [128, 128, 128, 128, 2, 2]),
+    // As many keys as 227 KB hold twice beside Q and the gradient of the output.
+    (Features::Plain, [192, 128, 128, 80, 2, 2]),
+    (Features::Plain, [192, 192, 128, 80, 2, 2]),
+    (Features::Plain, [256, 256, 128, 64, 2, 2]),
+    (Features::General, [64, 64, 128, 128, 2, 2]),
+    (Features::General, [128, 128, 128, 128, 2, 2]),
+    (Features::General, [192, 192, 128, 80, 2, 2]),
+    (Features::General, [256, 256, 128, 64, 2, 2]),
+];
+
+const fn hopper_rows<const COUNT: usize>(
+    operation: Operation,
+    dtype: DType,
+    tiles: &[(Features, [u32; 6]); COUNT],
+) -> [Variant; COUNT] {
+    let mut rows = [hopper(operation, dtype, tiles[0].0, tiles[0].1); COUNT];
+    let mut index = 1;
+    while index < COUNT {
+        rows[index] = hopper(operation, dtype, tiles[index].0, tiles[index].1);
+        index += 1;
+    }
+    rows
+}
+
+/// These stand before all others: a GPU that runs them takes them first.
+const HOPPER_ATTENTION: [[Variant; HOPPER_FORWARD.len()]; 2] = [
+    hopper_rows(Operation::AttentionForward, DType::F16, &HOPPER_FORWARD),
+    hopper_rows(Operation::AttentionForward, DType::BF16, &HOPPER_FORWARD),
+];
+const HOPPER_QUERY: [[Variant; HOPPER_BACKWARD_QUERY.len()]; 2] = [
+    hopper_rows(Operation::AttentionBackwardQuery, DType::F16, &HOPPER_BACKWARD_QUERY),
+    hopper_rows(Operation::AttentionBackwardQuery, DType::BF16, &HOPPER_BACKWARD_QUERY),
+];
+const HOPPER_KEY_VALUE: [[Variant; HOPPER_BACKWARD_KEY_VALUE.len()]; 2] = [
+    hopper_rows(Operation::AttentionBackwardKeyValue, DType::F16, &HOPPER_BACKWARD_KEY_VALUE),
+    hopper_rows(Operation::AttentionBackwardKeyValue, DType::BF16, &HOPPER_BACKWARD_KEY_VALUE),
+];
 
 /// The attention kernels of f32, which has no tensor cores of its precision.
 const F32_ATTENTION: [Variant; 15] = [
@@ -479,11 +721,19 @@ const SUMS: [Variant; 1] = [Variant {
     arch: Arch::Sm80,
     dtype: DType::F32,
     tile: Tile::Columns { warps: 8 },
-    budget: Budget { registers: 64, main_loop: None },
+    budget: Budget { registers: 64, main_loop: None, masked_loop: None },
 }];
 
-const TABLES: [&[Variant]; 5] =
-    [&F16_ATTENTION, &BF16_ATTENTION, &F32_ATTENTION, ROWS.as_flattened().as_flattened(), &SUMS];
+const TABLES: [&[Variant]; 8] = [
+    HOPPER_ATTENTION.as_flattened(),
+    HOPPER_KEY_VALUE.as_flattened(),
+    HOPPER_QUERY.as_flattened(),
+    &F16_ATTENTION,
+    &BF16_ATTENTION,
+    &F32_ATTENTION,
+    ROWS.as_flattened().as_flattened(),
+    &SUMS,
+];
 
 const VARIANT_COUNT: usize = {
     let (mut count, mut part) = (0, 0);

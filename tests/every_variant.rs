@@ -13,31 +13,43 @@ use common::rows::norm::NORM_OPERANDS;
 use common::rows::softmax::SOFTMAX_OPERANDS;
 use common::rows::{NormAttempt, SoftmaxAttempt, drawn_rows, drawn_vector, longest_row};
 use common::{DTYPES, Placement, small};
+use rayon::prelude::*;
 use warpfold::emulator::{Completion, EmulatorBuilder, Numerics, Schedule, TensorCore};
 use warpfold::reference::{Alignment, AttentionCase, NormCase, SoftmaxCase};
 use warpfold::variants::{Arch, Features, Operation, RowFeatures, Tile, VARIANTS, Variant};
 use warpfold::{AttentionForward, AttentionState, DType, Device, GpuTarget, Tensor};
 
-/// The devices that every row runs on, and what each is there for.
-fn emulators() -> Option<Vec<(&'static str, Device)>> {
-    let new = || EmulatorBuilder::new(Arch::Sm80);
-    let builders = [
+/// The devices that every row of an architecture runs on, and what each is there for.
+fn emulators(arch: Arch) -> Option<Vec<(&'static str, Device)>> {
+    let new = || EmulatorBuilder::new(arch);
+    // Code of sm_80 has to do with the shared memory of small GPUs; that of sm_90a runs on one compute capability. A few
+    // blocks of a persistent kernel do all of the work.
+    let limits = match arch {
+        Arch::Sm90a => [1, 3].map(|num_sms| GpuTarget { num_sms, ..GpuTarget::H100 }),
+        _ => [GpuTarget::A40, GpuTarget::L40S],
+    };
+    let mut builders = vec![
         ("warps in order, copies as late as can be", new()),
         ("warps in reverse, copies at once", new().schedule(Schedule::Reverse).completion(Completion::Earliest)),
-        (
-            "random warps on a GPU with 99 KB of shared memory",
-            new().schedule(Schedule::Random).seed(1).target(GpuTarget::A40),
-        ),
+        ("random warps on a small GPU", new().schedule(Schedule::Random).seed(1).target(limits[0])),
         (
             "lanes that part and do not meet again by themselves",
-            new().schedule(Schedule::Diverged).seed(2).target(GpuTarget::L40S),
+            new().schedule(Schedule::Diverged).seed(2).target(limits[1]),
         ),
         (
             "results off by what the manual allows",
             new().schedule(Schedule::Random).completion(Completion::Random).seed(3).numerics(Numerics::Perturbed),
         ),
-        ("sums as the tensor cores make them", new().tensor_core(TensorCore::Aligned)),
     ];
+    if arch == Arch::Sm90a {
+        // Warps have roles there: the lowest copy, the highest compute.
+        builders.push(("the warps that copy starve", new().schedule(Schedule::LowestStarved)));
+        builders.push((
+            "the warps that compute starve",
+            new().schedule(Schedule::HighestStarved).completion(Completion::Random).seed(4).target(limits[1]),
+        ));
+    }
+    builders.push(("sums as the tensor cores make them", new().tensor_core(TensorCore::Aligned)));
     let mut devices = Vec::new();
     for (why, builder) in builders {
         match builder.build() {
@@ -48,7 +60,7 @@ fn emulators() -> Option<Vec<(&'static str, Device)>> {
             }
         }
     }
-    Some(if small() { devices.split_off(5) } else { devices })
+    Some(if small() { devices.split_off(devices.len() - 1) } else { devices })
 }
 
 /// What runs for a row of the table, or for several.
@@ -100,7 +112,11 @@ fn merge_row(dtype: DType) -> String {
 /// The problems for a row of the table; none if another row's problem covers it.
 fn problems(row: &Variant) -> Vec<Problem> {
     match (row.operation, row.tile) {
-        (Operation::AttentionForward, Tile::Attention { head_dim, head_dim_v, features, .. }) => {
+        (
+            Operation::AttentionForward,
+            Tile::Attention { head_dim, head_dim_v, features, .. }
+            | Tile::AttentionHopper { head_dim, head_dim_v, features, .. },
+        ) => {
             let case = AttentionCase {
                 head_dim_v: head_dim_v as usize,
                 heads_kv: 1,
@@ -112,12 +128,39 @@ fn problems(row: &Variant) -> Vec<Problem> {
                 // A window, a few rows over a tile of queries, tiles that are masked and tiles that are not.
                 Features::Plain => {
                     let (len_q, len_kv, window) = (140, 150, (Some(90), None));
-                    let case = AttentionCase { len_q, len_kv, window, key_lengths: Some(vec![150, 97]), ..case };
+                    // A sequence without keys between two that have some.
+                    let key_lengths = Some(vec![150, 0, 97]);
+                    let case = AttentionCase { batch: 3, len_q, len_kv, window, key_lengths, ..case };
                     Attempt::new(case, row.dtype, Placement::Transposed)
+                }
+                // Tensor maps describe aligned rows only.
+                Features::General if row.arch == Arch::Sm90a => {
+                    Attempt::new(with_options(case), row.dtype, Placement::Padded)
                 }
                 Features::General => Attempt::new(with_options(case), row.dtype, Placement::Misaligned),
             };
             vec![Problem::Forward(attempt)]
+        }
+        // Windows, a few keys over a block of them, tiles that are masked and tiles that are not.
+        (
+            Operation::AttentionBackwardKeyValue | Operation::AttentionBackwardQuery,
+            Tile::AttentionHopper { head_dim, head_dim_v, features, .. },
+        ) => {
+            let case = AttentionCase {
+                head_dim_v: head_dim_v as usize,
+                heads_kv: 1,
+                causal: true,
+                key_lengths: Some(vec![150, 97]),
+                ..AttentionCase::new(2, 2, 140, 150, head_dim as usize)
+            };
+            let attempt = match features {
+                Features::Plain => {
+                    let case = AttentionCase { window: (Some(90), None), ..case };
+                    Attempt::new(case, row.dtype, Placement::Transposed)
+                }
+                Features::General => Attempt::new(with_options(case), row.dtype, Placement::Padded),
+            };
+            vec![Problem::Backward(attempt)]
         }
         // The backward pass of a type and head_dim launches all of its rows.
         (Operation::AttentionBackwardQuery, Tile::Attention { head_dim, .. }) => {
@@ -196,8 +239,8 @@ fn with_options(case: AttentionCase) -> AttentionCase {
     AttentionCase {
         window: (Some(50), None),
         prefix: 3,
-        bias: drawn([1, 2, 70, 75]),
-        mask: drawn([2, 1, 70, 75]),
+        bias: drawn([1, 2, case.len_q, case.len_kv]),
+        mask: drawn([2, 1, case.len_q, case.len_kv]),
         softcap: Some(6.0),
         slopes: slopes(2),
         sinks: sinks(2),
@@ -208,9 +251,16 @@ fn with_options(case: AttentionCase) -> AttentionCase {
 
 #[test]
 fn every_row_of_the_table_agrees_with_the_oracle() {
-    let Some(devices) = emulators() else { return };
+    for arch in Arch::ALL {
+        every_row_agrees_with_the_oracle(arch);
+    }
+}
+
+fn every_row_agrees_with_the_oracle(arch: Arch) {
+    let Some(devices) = emulators(arch) else { return };
+    let rows = || VARIANTS.iter().filter(|row| row.arch == arch);
     let problems: Vec<(String, Problem)> =
-        VARIANTS.iter().flat_map(|row| problems(row).into_iter().map(|problem| (row.name(), problem))).collect();
+        rows().flat_map(|row| problems(row).into_iter().map(|problem| (row.name(), problem))).collect();
     // A row that no problem reaches is an error in the table; so is a problem for a row that is planned onto another.
     for (_, device) in &devices {
         let mut reached = BTreeSet::new();
@@ -219,20 +269,20 @@ fn every_row_of_the_table_agrees_with_the_oracle() {
             assert!(rows.contains(name), "the problem for {name} is planned onto {rows:?}");
             reached.extend(rows);
         }
-        let missing: Vec<String> = VARIANTS.iter().map(Variant::name).filter(|name| !reached.contains(name)).collect();
+        let missing: Vec<String> = rows().map(Variant::name).filter(|name| !reached.contains(name)).collect();
         assert!(missing.is_empty(), "no problem is planned onto {missing:?}");
     }
-    for (name, problem) in &problems {
+    problems.par_iter().for_each(|(name, problem)| {
         for (why, device) in &devices {
             problem.check(device, &format!("{name}: {why}"));
         }
-    }
+    });
 }
 
 /// Without its kernel a merge fails, so that it is the one that ran.
 #[test]
 fn a_merge_runs_the_row_of_its_type() {
-    if emulators().is_none() {
+    if emulators(Arch::Sm80).is_none() {
         return;
     }
     for dtype in DTYPES {
@@ -260,7 +310,13 @@ fn no_two_rows_have_one_name() {
 /// The bits of a result are those of the inputs: not of the order of warps, nor of the number of SMs.
 #[test]
 fn schedules_do_not_change_the_bits() {
-    let Some(devices) = emulators() else { return };
+    for arch in Arch::ALL {
+        schedules_do_not_change_the_bits_on(arch);
+    }
+}
+
+fn schedules_do_not_change_the_bits_on(arch: Arch) {
+    let Some(devices) = emulators(arch) else { return };
     let case = AttentionCase::new(1, 2, 150, 130, 64);
     for case in [case.clone(), AttentionCase { bias: drawn([1, 2, 150, 130]), sinks: sinks(2), ..case }] {
         let attempt = Attempt::new(case, DType::BF16, Placement::Contiguous);

@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use std::{env, fs};
 
 use rayon::prelude::*;
-use warpfold::variants::{LoopBudget, Operation, RowFeatures, Tile, VARIANTS, Variant};
+use warpfold::variants::{Arch, LoopBudget, Operation, RowFeatures, Tile, VARIANTS, Variant};
 
 mod common;
 #[path = "../build/ptx.rs"]
@@ -61,10 +61,13 @@ fn complaints(variant: &Variant, arch: u32, listing: &str) -> Vec<String> {
             complaints.push(format!("uses local memory ({forbidden})"));
         }
     }
-    if matches!(variant.tile, Tile::Attention { .. }) && variant.dtype.size_bytes() == 2 {
-        let missing = ["HMMA", "LDSM", "LDGSTS"].into_iter().filter(|needed| function.count(&[needed]) == 0);
-        complaints.extend(missing.map(|needed| format!("has no {needed}")));
-    }
+    let needed: &[&str] = match variant.tile {
+        Tile::Attention { .. } if variant.dtype.size_bytes() == 2 => &["HMMA", "LDSM", "LDGSTS"],
+        Tile::AttentionHopper { .. } => &["HGMMA", "UTMALDG", "SYNCS", "USETMAXREG"],
+        _ => &[],
+    };
+    let missing = needed.iter().filter(|needed| function.count(&[needed]) == 0);
+    complaints.extend(missing.map(|needed| format!("has no {needed}")));
     if let Tile::Rows { vectors, features: RowFeatures::Whole | RowFeatures::Plain, .. } = variant.tile {
         let tensors = if variant.operation == Operation::SoftmaxForward { 1 } else { 2 };
         let wanted = vectors as usize * tensors;
@@ -78,8 +81,19 @@ fn complaints(variant: &Variant, arch: u32, listing: &str) -> Vec<String> {
         Some(count) => complaints.push(format!("uses {count} registers of {}", variant.budget.registers)),
         None => complaints.push("does not say how many registers it uses".to_string()),
     }
-    if let (80, Some(budget)) = (arch, variant.budget.main_loop) {
-        complaints.extend(loop_complaints(&budget, &sass::loops(function, &sass::Rates::A100)));
+    // The code for the architecture that the source is written for.
+    let (own_arch, rates) = match variant.arch {
+        Arch::Sm90a => (90, sass::Rates::H100),
+        _ => (80, sass::Rates::A100),
+    };
+    if arch == own_arch {
+        let loops = sass::loops(function, &rates);
+        if let Some(budget) = variant.budget.main_loop {
+            complaints.extend(loop_complaints("main loop", &budget, sass::main_loop(&loops)));
+        }
+        if let Some(budget) = variant.budget.masked_loop {
+            complaints.extend(loop_complaints("masked loop", &budget, sass::costliest_loop(&loops)));
+        }
     }
     complaints
 }
@@ -106,33 +120,33 @@ fn loads_in_flight(function: &sass::Function) -> usize {
     loads
 }
 
-/// What the main loop has too much of.
-fn loop_complaints(budget: &LoopBudget, loops: &[sass::Loop]) -> Vec<String> {
-    let Some(main) = sass::main_loop(loops) else { return vec!["has no loop with tensor work".to_string()] };
+/// What a loop has too much of.
+fn loop_complaints(name: &str, budget: &LoopBudget, found: Option<&sass::Loop>) -> Vec<String> {
+    let Some(found) = found else { return vec![format!("has no {name}")] };
     let mut complaints: Vec<String> =
-        main.unrated.iter().map(|opcode| format!("uses {opcode}, whose rate is not known")).collect();
-    let unit = main.cycles.longest_other().0;
+        found.unrated.iter().map(|opcode| format!("uses {opcode}, whose rate is not known")).collect();
+    let unit = found.cycles.longest_other().0;
     let limits = [
-        ("instructions".to_string(), Some(main.instructions), budget.instructions),
-        ("issue slots for 100 tensor cycles".to_string(), main.cycles.issue_percent(), budget.issue_percent),
+        ("instructions".to_string(), Some(found.instructions), budget.instructions),
+        ("issue slots for 100 tensor cycles".to_string(), found.cycles.issue_percent(), budget.issue_percent),
         (
             format!("cycles of {unit} for 100 tensor cycles"),
-            main.cycles.other_unit_percent(),
+            found.cycles.other_unit_percent(),
             budget.other_unit_percent,
         ),
     ];
-    for (what, found, limit) in limits {
-        if found.is_none_or(|found| found > limit) {
-            let found = found.map_or("no".to_string(), |found| found.to_string());
-            complaints.push(format!("has {found} {what} in its main loop, of {limit}"));
+    for (what, value, limit) in limits {
+        if value.is_none_or(|value| value > limit) {
+            let value = value.map_or("no".to_string(), |value| value.to_string());
+            complaints.push(format!("has {value} {what} in its {name}, of {limit}"));
         }
     }
     complaints
 }
 
 /// Local memory is where spilled registers and indexed arrays go: one access in an inner loop halves the speed.
-/// HMMA are the tensor cores, LDSM is ldmatrix, LDGSTS is cp.async. `cargo xtask budgets` shows what the loops are held
-/// to.
+/// HMMA are the tensor cores, LDSM is ldmatrix, LDGSTS is cp.async; of Hopper, HGMMA the tensor cores of a warpgroup, UTMALDG
+/// the copy engine, SYNCS mbarriers. `cargo xtask budgets` shows what the loops are held to.
 #[test]
 fn machine_code_is_as_intended() {
     let kernels = warpfold::kernels();
@@ -191,15 +205,39 @@ fn a_loop_over_its_budget_is_reported() {
 ";
     let loops = sass::loops(&sass::functions(listing)[0], &sass::Rates::A100);
     let kept = LoopBudget { instructions: 3, issue_percent: 38, other_unit_percent: 100 };
-    assert_eq!(loop_complaints(&kept, &loops), [""; 0]);
+    assert_eq!(loop_complaints("main loop", &kept, sass::main_loop(&loops)), [""; 0]);
     let broken = LoopBudget { instructions: 2, issue_percent: 37, other_unit_percent: 99 };
     let expected = [
         "has 3 instructions in its main loop, of 2",
         "has 38 issue slots for 100 tensor cycles in its main loop, of 37",
         "has 100 cycles of shared for 100 tensor cycles in its main loop, of 99",
     ];
-    assert_eq!(loop_complaints(&broken, &loops), expected);
-    assert_eq!(loop_complaints(&kept, &[]), ["has no loop with tensor work"]);
+    assert_eq!(loop_complaints("main loop", &broken, sass::main_loop(&loops)), expected);
+    assert_eq!(loop_complaints("masked loop", &kept, sass::costliest_loop(&loops)), ["has no masked loop"]);
+}
+
+/// A scheduler has a warp of each warpgroup, each with its own share of the tensor cores' time: their number cancels out.
+#[test]
+fn loops_of_warpgroups_are_held_to_the_tensor_cores_of_hopper() {
+    let listing = "\
+\t.section\t.text.k,\"ax\",@progbits
+.L_x_0:
+        /*0000*/                   HGMMA.64x128x16.F32.BF16 R24, gdesc[UR16], R24 ;
+        /*0010*/                   MUFU.EX2 R4, R5 ;
+        /*0020*/                   FFMA R4, R5, R6, R7 ;
+        /*0030*/              @!P0 BRA `(.L_x_0) ;
+        /*0040*/                   EXIT ;
+";
+    let loops = sass::loops(&sass::functions(listing)[0], &sass::Rates::H100);
+    // 64 cycles of the tensor cores, for which shared memory is read in 48.
+    let kept = LoopBudget { instructions: 4, issue_percent: 7, other_unit_percent: 75 };
+    assert_eq!(loop_complaints("main loop", &kept, sass::main_loop(&loops)), [""; 0]);
+    let broken = LoopBudget { instructions: 4, issue_percent: 6, other_unit_percent: 74 };
+    let expected = [
+        "has 7 issue slots for 100 tensor cycles in its main loop, of 6",
+        "has 75 cycles of shared for 100 tensor cycles in its main loop, of 74",
+    ];
+    assert_eq!(loop_complaints("main loop", &broken, sass::main_loop(&loops)), expected);
 }
 
 /// The emulator runs the text with source positions, GPUs get the text without: they must be the same code.

@@ -117,4 +117,31 @@ struct QueryRange {
   }
 };
 
+// The query tiles of each head that a block of keys [first_key, end_key) walks.
+template <int BLOCK_Q>
+struct QueryTiles {
+  int start;
+  int end;
+  // Every query of tiles [full_start, full_end) sees all of the keys. Queries past the sequence's end do not count.
+  int full_start;
+  int full_end;
+
+  __device__ __forceinline__ QueryTiles(const KeyBand& band, int first_key, int end_key, int len_q) {
+    const QueryRange range(band, first_key, end_key, len_q);
+    const int num_tiles = ceil_div(len_q, BLOCK_Q);
+    start = range.start / BLOCK_Q;
+    end = range.end > range.start ? ceil_div(range.end, BLOCK_Q) : start;
+    full_start = full_end = 0;
+    if (first_key < band.begin || end_key > band.end) return;
+    const bool is_all_prefix = end_key <= band.prefix;
+    // The window of queries [full_begin, full_limit) holds all of the keys; so does the prefix, for any query.
+    const int full_begin =
+        is_all_prefix || band.right == KeyBand::UNBOUNDED ? 0 : max(end_key - band.offset - band.right - 1, 0);
+    const int full_limit =
+        is_all_prefix || band.left == KeyBand::UNBOUNDED ? len_q : max(first_key - band.offset + band.left + 1, 0);
+    full_start = ceil_div(full_begin, BLOCK_Q);
+    full_end = full_limit >= len_q ? num_tiles : full_limit / BLOCK_Q;
+  }
+};
+
 }  // namespace warpfold

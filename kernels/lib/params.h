@@ -3,11 +3,19 @@
  *
  * Each kernel takes one struct by value. A struct begins with the addresses of its tensors, what is read first
  * and what is written after, in the order of the enum beside it; the plan leaves them zero and the launcher fills
- * them in. A zero address is an absent tensor. Strides count bytes; sizes are multiples of 8 bytes. */
+ * them in. A zero address is an absent tensor. Strides count bytes; sizes are multiples of 8 bytes.
+ * A kernel for sm_90a takes its tensor maps besides, as a second struct. */
 #ifndef WARPFOLD_PARAMS_H
 #define WARPFOLD_PARAMS_H
 
 #include <stdint.h>
+
+#ifdef __cplusplus
+/* A tensor map as the driver encodes it: opaque. Its kernel takes a struct of nothing but these, in the order of the plan. */
+struct alignas(64) TensorMap {
+  uint64_t opaque[16];
+};
+#endif
 
 /* Strides of the first three dimensions of a [batch, heads, len, head_dim] tensor; the last one is contiguous.
  * The row stride fits 32 bits. */
@@ -64,6 +72,8 @@ struct AttentionShape {
   uint32_t blocks;        /* row (or key) blocks of a sequence and head; packed sequences: of all sequences */
   uint32_t section;       /* (sequence, head) pairs whose blocks are scheduled together, so that their keys stay in L2 */
   uint32_t aligned;       /* 1: every row of every tensor starts on a 16-byte boundary */
+  uint32_t work_blocks;   /* blocks of work; a grid that is smaller walks them in strides of its own size */
+  uint32_t reserved;      /* keeps the size a multiple of 8 bytes */
 };
 
 /* Attention, forward: out = softmax(scores) v and the log of each row's sum of exponentials. */

@@ -46,7 +46,7 @@ __device__ __forceinline__ Sequence find_sequence(const Params& params, int bloc
   const int* len_q = reinterpret_cast<const int*>(params.query_lengths);
   const int* len_kv = reinterpret_cast<const int*>(params.key_lengths);
   const int* order = reinterpret_cast<const int*>(params.order);
-  const uint32_t lane = threadIdx.x % 32;
+  const uint32_t lane = ptx::thread_index() % 32;
 
   Sequence sequence = {0, -1, 0, 0, 0, 0, 0};
   int before = 0;
@@ -96,7 +96,7 @@ __device__ __forceinline__ char* row_address(uint64_t address, const HeadStrides
   return reinterpret_cast<char*>(address) + batch_idx * strides.batch + head_idx * strides.head + row * strides.row;
 }
 
-// The place of a block that owns BLOCK_Q query rows.
+// The place of the block of work `block_idx`, which owns BLOCK_Q query rows.
 template <int BLOCK_Q>
 struct QueryPlace {
   uint32_t sequence;      // indexes lengths, biases and random numbers
@@ -111,9 +111,8 @@ struct QueryPlace {
   int key_length;         // how many of len_kv keys count
 
   template <typename Params>
-  __device__ __forceinline__ QueryPlace(const Params& params) {
+  __device__ __forceinline__ QueryPlace(const Params& params, uint32_t block_idx = ptx::block_index()) {
     const AttentionShape& shape = params.shape;
-    const uint32_t block_idx = ptx::block_index();
     const uint32_t heads = shape.heads_q / shape.packed_heads;
     int block, num_blocks;
     if (params.query_lengths != 0) {
@@ -171,7 +170,7 @@ struct QueryPlace {
   }
 };
 
-// The place of a block that owns BLOCK_KV keys of one key head. Early keys are seen by the most queries and start first.
+// The place of the block of work `block_idx`, which owns BLOCK_KV keys of one key head. Early keys are seen by the most queries and start first.
 template <int BLOCK_KV>
 struct KeyPlace {
   uint32_t sequence;
@@ -186,10 +185,14 @@ struct KeyPlace {
   int key_length;   // how many of len_kv keys count
 
   template <typename Params>
-  __device__ __forceinline__ KeyPlace(const Params& params) {
+  __device__ __forceinline__ KeyPlace(const Params& params, uint32_t block_idx = ptx::block_index()) {
     const AttentionShape& shape = params.shape;
-    const uint32_t block_idx = ptx::block_index();
-    const uint32_t heads = shape.heads_q / shape.heads_per_kv;
+    // Worked out again for every block, with what a division by it needs: a warp that plans has few registers.
+    uint32_t heads = shape.heads_q;
+    ptx::forget(heads);
+    heads /= shape.heads_per_kv;
+    uint32_t section_blocks = shape.section * shape.blocks;
+    ptx::forget(section_blocks);
     int block;
     if (params.query_lengths != 0) {
       const Sequence found = find_sequence<BLOCK_KV, true>(params, block_idx / heads, 1);
@@ -202,7 +205,6 @@ struct KeyPlace {
       len_kv = key_length = found.len_kv;
       block = found.block;
     } else {
-      const uint32_t section_blocks = shape.section * shape.blocks;
       const uint32_t section_start = block_idx / section_blocks * shape.section;
       const uint32_t pairs = min(shape.section, heads * shape.batch - section_start);
       const uint32_t in_section = block_idx % section_blocks;

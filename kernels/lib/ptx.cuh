@@ -20,6 +20,13 @@ __device__ __forceinline__ uint32_t block_index() {
   return d;
 }
 
+// mov.u32 d, %nctaid.x;   PTX 1.0. Volatile for the same reason.
+__device__ __forceinline__ uint32_t grid_blocks() {
+  uint32_t d;
+  asm volatile("mov.u32 %0, %nctaid.x;" : "=r"(d));
+  return d;
+}
+
 // mov.u32 d, %tid.x;   PTX 1.0. Volatile for the same reason.
 __device__ __forceinline__ uint32_t thread_index() {
   uint32_t d;

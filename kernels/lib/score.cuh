@@ -38,6 +38,51 @@ struct ScorePlace {
   }
 };
 
+// Scores of keys that a row of queries does not see, without a prefix, become -inf. The comparison selects, so that a NaN cannot
+// pass.
+template <int TILES>
+__device__ __forceinline__ void hide_by_position(float (&s_frag)[TILES][4], const int (&query)[2], const KeyBand& band,
+                                                 int first_key) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const uint32_t first = band.first(query[half]) - first_key - fragment::column(0);
+    const uint32_t count = max(band.last(query[half]) - band.first(query[half]), 0);
+#pragma unroll
+    for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        // One unsigned comparison for both ends.
+        if (8 * tile + i - first >= count) s_frag[tile][2 * half + i] = -CUDART_INF_F;
+      }
+    }
+  }
+}
+
+// Weights of a tile whose rows are keys, which the columns' queries do not see, become zero; without a prefix. Queries past the
+// sequence's end need not exist.
+template <int TILES>
+__device__ __forceinline__ void drop_by_position(float (&p_frag)[TILES][4], const int (&key)[2], const KeyBand& band,
+                                                 int first_query) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    // Columns [first, last) see the key.
+    const int position = key[half] - band.offset - first_query;
+    const int first = band.right == KeyBand::UNBOUNDED ? 0 : min(max(position - band.right, 0), 8 * TILES);
+    const int last = band.left == KeyBand::UNBOUNDED ? 8 * TILES : min(max(position + band.left + 1, 0), 8 * TILES);
+    const bool exists = key[half] >= band.begin && key[half] < band.end;
+    const uint32_t count = exists ? max(last - first, 0) : 0;
+    const uint32_t first_own = first - fragment::column(0);
+#pragma unroll
+    for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        // One unsigned comparison for both ends.
+        if (8 * tile + i - first_own >= count) p_frag[tile][2 * half + i] = 0.0f;
+      }
+    }
+  }
+}
+
 // The options of a problem, for one sequence.
 template <typename Element>
 struct ScoreOptions {

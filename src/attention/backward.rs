@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::attention::launches::BackwardLaunches;
+use crate::attention::launches::{BackwardLaunches, why_baseline_backward};
 use crate::attention::plan::{Operands, check_inputs, check_per_row, given_layout, heads, heads_mut, heads_spec};
 use crate::attention::problem::{Problem, check_dtype, output_layout};
 use crate::attention::{Attention, BackwardInputs, GradientOutputs, Qkv, QkvSpec};
@@ -190,6 +190,9 @@ impl AttentionBackwardPlan {
                 let _ = write!(text, "on {}", self.target);
                 for launch in launches.iter() {
                     let _ = write!(text, "\n{launch}");
+                    if let Some(why) = why_baseline_backward(&self.problem, &self.target, launch) {
+                        let _ = write!(text, "\n{why}");
+                    }
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! From a problem to kernel launches: which kernels, and what they are told.
 
+use std::mem::offset_of;
+
 use crate::attention::backward::BackwardProblem;
 use crate::attention::problem::Problem;
 use crate::attention::state::Merge;
@@ -12,11 +14,17 @@ use crate::params::{
 use crate::plan::{LaunchPlan, Params, choose, stride_bytes, to_i32};
 use crate::target::{GpuTarget, Target};
 use crate::tensor::TensorSpec;
-use crate::variants::{Features, Operation, Tile, VARIANTS, Variant};
+use crate::tensor_map::{Dim, STRIDE_BYTES_END, TensorMap, TensorMaps};
+use crate::variants::{Arch, Features, Operation, Tile, VARIANTS, Variant};
 
 /// Bytes of keys and values that blocks of neighbouring indices may share: a part of the L2 cache of every GPU since the
 /// A100 (40 MB).
 const SECTION_BYTES: usize = 16 << 20;
+
+/// Columns of a box of a tensor map: as many 16-bit elements as the swizzle spans.
+const BOX_COLUMNS: usize = 64;
+/// Rows of a warpgroup: what it stores as one box.
+const WARPGROUP_ROWS: usize = 64;
 
 /// The launches of a backward pass, in their order.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,13 +39,15 @@ pub(crate) struct BackwardLaunches {
 impl BackwardLaunches {
     pub fn new(problem: &BackwardProblem, target: &GpuTarget) -> Result<BackwardLaunches> {
         let forward = &problem.forward;
-        let key_value = find(Operation::AttentionBackwardKeyValue, forward, target, true)?;
-        let query = find(Operation::AttentionBackwardQuery, forward, target, true)?;
-        let bias = |spec| bias_launch(problem, spec, find(Operation::AttentionBackwardBias, forward, target, true)?);
+        let rows = Rows { are_aligned: true, fit_maps: backward_map_obstacle(problem).is_none() };
+        let find = |operation| find(operation, forward, target, rows);
+        let key_value = find(Operation::AttentionBackwardKeyValue)?;
+        let query = find(Operation::AttentionBackwardQuery)?;
+        let bias = |spec| bias_launch(problem, spec, find(Operation::AttentionBackwardBias)?);
         Ok(BackwardLaunches {
             delta: delta_launch(problem, target)?,
-            key_value: key_launch(problem, key_value)?,
-            query: query_launch(problem, query)?,
+            key_value: key_launch(problem, key_value, target)?,
+            query: query_launch(problem, query, target)?,
             bias: problem.d_bias.as_ref().map(bias).transpose()?,
             sinks: forward.has_sinks.then(|| sinks_launch(problem, target)).transpose()?,
         })
@@ -49,29 +59,100 @@ impl BackwardLaunches {
     }
 }
 
+/// What of the tensors' layout selects a kernel.
+#[derive(Clone, Copy)]
+struct Rows {
+    /// Whether every row starts on a 16-byte boundary.
+    are_aligned: bool,
+    /// Whether tensor maps can describe the tensors.
+    fit_maps: bool,
+}
+
 /// Whether a kernel takes a problem. What it reads of the problem are types, head dims, options and alignment: never
 /// lengths, heads or the batch, so that these do not change a row's bits.
-fn accepts(variant: &Variant, problem: &Problem, is_aligned: bool) -> bool {
-    let Tile::Attention { head_dim, head_dim_v, features, .. } = variant.tile else { return false };
+fn accepts(variant: &Variant, problem: &Problem, rows: Rows) -> bool {
     let (d, dv) = (problem.head_dim, problem.head_dim_v);
-    let (tile_d, tile_dv) = (head_dim as usize, head_dim_v as usize);
-    let needs_general = problem.softcap.is_some()
+    let has_score_options = problem.softcap.is_some()
         || problem.bias.is_some()
         || problem.mask.is_some()
         || problem.alibi_slopes.is_some()
         || problem.dropout.is_some()
-        || problem.visibility.prefix > 0
-        || !is_aligned;
-    variant.dtype == problem.dtype
-        && d.is_multiple_of(8)
-        && dv.is_multiple_of(8)
-        && match features {
-            Features::Plain => !needs_general && tile_d == d && tile_dv == dv,
-            Features::General => tile_d >= d && tile_dv >= dv,
+        || problem.visibility.prefix > 0;
+    let is_large_enough = |tile_d: u32, tile_dv: u32| tile_d as usize >= d && tile_dv as usize >= dv;
+    let fits = match variant.tile {
+        Tile::Attention { head_dim, head_dim_v, features: Features::Plain, .. } => {
+            !has_score_options && rows.are_aligned && head_dim as usize == d && head_dim_v as usize == dv
         }
+        Tile::Attention { head_dim, head_dim_v, features: Features::General, .. } => {
+            is_large_enough(head_dim, head_dim_v)
+        }
+        Tile::AttentionHopper { head_dim, head_dim_v, features, .. } => {
+            let takes_options = features == Features::General || !has_score_options;
+            takes_options && rows.fit_maps && is_large_enough(head_dim, head_dim_v)
+        }
+        Tile::WarpRows { .. } | Tile::Rows { .. } | Tile::Columns { .. } => false,
+    };
+    fits && variant.dtype == problem.dtype && d.is_multiple_of(8) && dv.is_multiple_of(8)
 }
 
-fn find(operation: Operation, problem: &Problem, target: &GpuTarget, is_aligned: bool) -> Result<&'static Variant> {
+/// What keeps the forward pass from the kernels that copy by tensor maps; `None` where nothing does.
+fn map_obstacle(problem: &Problem) -> Option<String> {
+    let tensors = [("q", &problem.q), ("k", &problem.k), ("v", &problem.v), ("the output", &problem.output)];
+    map_obstacle_of(problem.dtype, &tensors)
+}
+
+/// The same for the backward pass.
+fn backward_map_obstacle(problem: &BackwardProblem) -> Option<String> {
+    let BackwardProblem { forward, d_output, d_q, d_k, d_v, .. } = problem;
+    let inputs = [("q", &forward.q), ("k", &forward.k), ("v", &forward.v), ("d_output", d_output)];
+    map_obstacle_of(forward.dtype, &inputs).or_else(|| {
+        let results = [("d_q", d_q), ("d_k", d_k), ("d_v", d_v)];
+        map_obstacle_of(forward.dtype, &results)
+    })
+}
+
+fn map_obstacle_of(dtype: DType, tensors: &[(&str, &TensorSpec)]) -> Option<String> {
+    if dtype.size_bytes() != 2 {
+        return Some(format!("{dtype} has no kernel there"));
+    }
+    for (name, spec) in tensors {
+        if !spec.rows_aligned() {
+            return Some(format!("rows of {name} are not 16-byte aligned"));
+        }
+        let strides = || (0..3).filter(|&axis| spec.layout.shape()[axis] > 1).map(|axis| stride_bytes(spec, axis));
+        if strides().any(|stride| stride == 0) {
+            return Some(format!("{name} repeats itself (a stride of 0)"));
+        }
+        if strides().any(|stride| stride as u64 >= STRIDE_BYTES_END) {
+            return Some(format!("parts of {name} are 2^40 bytes apart or more"));
+        }
+    }
+    None
+}
+
+/// Why a GPU with kernels of its own runs one of the baseline for the forward pass; `None` where it does not.
+pub(crate) fn why_baseline(problem: &Problem, target: &Target, launch: &LaunchPlan) -> Option<String> {
+    why_not_own(target, launch, map_obstacle(problem))
+}
+
+/// The same for a launch of the backward pass.
+pub(crate) fn why_baseline_backward(problem: &BackwardProblem, target: &Target, launch: &LaunchPlan) -> Option<String> {
+    let has_own =
+        VARIANTS.iter().any(|variant| variant.operation == launch.variant.operation && variant.arch == Arch::Sm90a);
+    has_own.then(|| why_not_own(target, launch, backward_map_obstacle(problem))).flatten()
+}
+
+fn why_not_own(target: &Target, launch: &LaunchPlan, obstacle: Option<String>) -> Option<String> {
+    let Target::Gpu(GpuTarget { compute_capability, .. }) = target else { return None };
+    let arch = Arch::Sm90a;
+    if launch.variant.arch == arch || !arch.runs_on(compute_capability.major, compute_capability.minor) {
+        return None;
+    }
+    let why = obstacle.unwrap_or_else(|| "none of its kernels fits".to_string());
+    Some(format!("not on {}: {why}", arch.name()))
+}
+
+fn find(operation: Operation, problem: &Problem, target: &GpuTarget, rows: Rows) -> Result<&'static Variant> {
     let of_operation = || VARIANTS.iter().filter(move |variant| variant.operation == operation);
     if !of_operation().any(|variant| variant.dtype == problem.dtype) {
         return Err(Error::UnsupportedDType {
@@ -81,11 +162,12 @@ fn find(operation: Operation, problem: &Problem, target: &GpuTarget, is_aligned:
             available: "f32, f16, bf16".to_string(),
         });
     }
-    choose(operation, target, |variant| accepts(variant, problem, is_aligned)).ok_or_else(|| {
-        let largest = of_operation().filter(|variant| variant.dtype == problem.dtype).filter_map(|variant| {
-            let Tile::Attention { head_dim, head_dim_v, .. } = variant.tile else { return None };
-            Some(head_dim.min(head_dim_v))
-        });
+    choose(operation, target, |variant| accepts(variant, problem, rows)).ok_or_else(|| {
+        let largest =
+            of_operation().filter(|variant| variant.dtype == problem.dtype).filter_map(|variant| match variant.tile {
+                Tile::Attention { head_dim, head_dim_v, .. } => Some(head_dim.min(head_dim_v)),
+                _ => None,
+            });
         Error::NoKernel {
             operation: "attention",
             wanted: format!("head_dim {} with v's head_dim {}", problem.head_dim, problem.head_dim_v),
@@ -97,52 +179,140 @@ fn find(operation: Operation, problem: &Problem, target: &GpuTarget, is_aligned:
 
 /// The tile of an attention kernel: query rows, keys.
 fn tile(variant: &Variant) -> (usize, usize) {
-    let Tile::Attention { block_q, block_kv, .. } = variant.tile else {
-        unreachable!("attention variants have attention tiles")
-    };
-    (block_q as usize, block_kv as usize)
+    match variant.tile {
+        Tile::Attention { block_q, block_kv, .. } | Tile::AttentionHopper { block_q, block_kv, .. } => {
+            (block_q as usize, block_kv as usize)
+        }
+        _ => unreachable!("attention variants have attention tiles"),
+    }
+}
+
+/// Whether a kernel copies by tensor maps.
+fn has_maps(variant: &Variant) -> bool {
+    matches!(variant.tile, Tile::AttentionHopper { .. })
 }
 
 /// The forward kernel.
 pub(crate) fn forward_launch(problem: &Problem, target: &GpuTarget) -> Result<LaunchPlan> {
-    let is_aligned = [&problem.q, &problem.k, &problem.v, &problem.output].iter().all(|spec| spec.rows_aligned());
-    let variant = find(Operation::AttentionForward, problem, target, is_aligned)?;
-    let (shape, blocks) = query_shape(problem, tile(variant).0, is_aligned)?;
-    let params = AttentionForwardParams {
+    let are_aligned = [&problem.q, &problem.k, &problem.v, &problem.output].iter().all(|spec| spec.rows_aligned());
+    let rows = Rows { are_aligned, fit_maps: map_obstacle(problem).is_none() };
+    let variant = find(Operation::AttentionForward, problem, target, rows)?;
+    let group = problem.group();
+    let packable = if has_maps(variant) { mapped_heads(group) } else { group };
+    // A piece of work has the rows of all blocks of a cluster.
+    let piece_rows = tile(variant).0 * variant.cluster() as usize;
+    let shape = query_shape(problem, (piece_rows, packable), are_aligned)?;
+    let params = Params::AttentionForward(AttentionForwardParams {
         shape,
         out_strides: head_strides(&problem.output)?,
         out_f32: u32::from(problem.output.dtype == DType::F32),
         ..AttentionForwardParams::default()
-    };
-    LaunchPlan::linear(variant, blocks, Params::AttentionForward(params))
+    });
+    if !has_maps(variant) {
+        return LaunchPlan::linear(variant, shape.work_blocks as usize, params);
+    }
+    let (block_q, block_kv) = tile(variant);
+    // A block of a cluster copies its part of a tile of keys.
+    let boxes = (block_q, block_kv / variant.cluster() as usize);
+    let tensor_maps = forward_maps(problem, boxes, shape.packed_heads as usize)?;
+    Ok(LaunchPlan::persistent(variant, shape.work_blocks, target, (params, tensor_maps)))
 }
 
-/// The shape for a kernel whose blocks own query rows, and the number of blocks.
-fn query_shape(problem: &Problem, block_q: usize, is_aligned: bool) -> Result<(AttentionShape, usize)> {
+/// How many heads of a group can share a tile whose rows one box copies: `(queries, heads)` in a box of a whole number of
+/// both, also where a warpgroup stores its part.
+fn mapped_heads(group: usize) -> usize {
+    (1 << group.trailing_zeros()).min(WARPGROUP_ROWS)
+}
+
+/// The maps of q, k, v and the output.
+///
+/// ```text
+/// q, output   (column, head of those that share a tile, query, tile's heads, batch)    rows of a tile, or of a warpgroup
+/// k, v        (column, key, head, batch)                                               keys of a tile, or of a block's part
+/// ```
+fn forward_maps(problem: &Problem, (block_q, block_kv): (usize, usize), packed_heads: usize) -> Result<TensorMaps> {
+    let q = queries_map("q", offset_of!(AttentionForwardParams, q), &problem.q, (block_q, packed_heads))?;
+    // A partial result is f32 and not stored by its map: q's stands in.
+    let output = match problem.output.dtype == problem.dtype {
+        true => {
+            let address_offset = offset_of!(AttentionForwardParams, out);
+            queries_map("the output", address_offset, &problem.output, (WARPGROUP_ROWS, packed_heads))?
+        }
+        false => q,
+    };
+    Ok(TensorMaps::of([
+        q,
+        rows_map("k", offset_of!(AttentionForwardParams, k), &problem.k, block_kv)?,
+        rows_map("v", offset_of!(AttentionForwardParams, v), &problem.v, block_kv)?,
+        output,
+    ]))
+}
+
+/// A map of (column, row, head, batch) in boxes of `box_rows` rows. The address stands at `address_offset` of the parameters.
+fn rows_map(name: &'static str, address_offset: usize, spec: &TensorSpec, box_rows: usize) -> Result<TensorMap> {
+    let &[batch, heads, len, head_dim] = spec.layout.shape() else { unreachable!("the rank is checked") };
+    let HeadStrides { batch: batch_bytes, head: head_bytes, row: row_bytes } = head_strides(spec)?;
+    let dims = [
+        Dim { size: head_dim, stride_bytes: 0, box_size: BOX_COLUMNS },
+        Dim { size: len, stride_bytes: row_bytes, box_size: box_rows },
+        Dim { size: heads, stride_bytes: head_bytes, box_size: 1 },
+        Dim { size: batch, stride_bytes: batch_bytes, box_size: 1 },
+    ];
+    TensorMap::new(name, (address_offset / size_of::<u64>(), spec.dtype), &dims)
+}
+
+/// A map of (column, head of those that share a tile, query, tile's heads, batch) in boxes of `box_rows` of a tile's rows.
+fn queries_map(
+    name: &'static str,
+    address_offset: usize,
+    spec: &TensorSpec,
+    (box_rows, packed_heads): (usize, usize),
+) -> Result<TensorMap> {
+    let &[batch, heads, len, head_dim] = spec.layout.shape() else { unreachable!("the rank is checked") };
+    let HeadStrides { batch: batch_bytes, head: head_bytes, row: row_bytes } = head_strides(spec)?;
+    let tile_heads_bytes = head_bytes * packed_heads as i64;
+    let dims = [
+        Dim { size: head_dim, stride_bytes: 0, box_size: BOX_COLUMNS },
+        Dim { size: packed_heads, stride_bytes: head_bytes, box_size: packed_heads },
+        Dim { size: len, stride_bytes: row_bytes, box_size: box_rows / packed_heads },
+        Dim { size: heads / packed_heads, stride_bytes: tile_heads_bytes, box_size: 1 },
+        Dim { size: batch, stride_bytes: batch_bytes, box_size: 1 },
+    ];
+    TensorMap::new(name, (address_offset / size_of::<u64>(), spec.dtype), &dims)
+}
+
+/// The shape for a kernel whose blocks own query rows, of `packable` heads where that takes fewer blocks.
+fn query_shape(problem: &Problem, (block_q, packable): (usize, usize), are_aligned: bool) -> Result<AttentionShape> {
     let group = problem.group();
     let blocks = |rows: usize, sequences: usize| match problem.is_packed {
         // Every sequence may end with a part of a block.
         true => rows / block_q + sequences,
         false => rows.div_ceil(block_q),
     };
-    // Few queries leave most of a tile empty: then the query heads of a key head share it. Where a row lies in a tile does
-    // not change its bits.
-    let apart = blocks(problem.q_rows(), problem.batch) * group;
-    let together = blocks(problem.q_rows() * group, problem.batch);
-    let packed_heads = if together < apart { group } else { 1 };
+    // Few queries leave most of a tile empty: then query heads of a key head share it. Where a row lies in a tile does not
+    // change its bits.
+    let apart = blocks(problem.q_rows(), problem.batch);
+    let together = blocks(problem.q_rows() * packable, problem.batch);
+    let is_better = together * (group / packable) < apart * group;
+    let (packed_heads, blocks_each) = if is_better { (packable, together) } else { (1, apart) };
     let heads = problem.heads_q / packed_heads;
-    let blocks_each = if packed_heads == 1 { apart / group } else { together };
     let kv_bytes = problem.kv_rows() * (problem.head_dim + problem.head_dim_v) * problem.dtype.size_bytes();
     let section = (SECTION_BYTES / kv_bytes.max(1)).max(1).saturating_mul(group / packed_heads);
-    let shape = AttentionShape {
+    let sequences = if problem.is_packed { 1 } else { problem.batch };
+    Ok(AttentionShape {
         packed_heads: packed_heads as u32,
         blocks: to_i32("the number of row blocks", blocks_each)? as u32,
         section: section.min(heads * problem.batch) as u32,
-        aligned: u32::from(is_aligned),
+        aligned: u32::from(are_aligned),
+        work_blocks: work_blocks(&[blocks_each, heads, sequences])?,
         ..common_shape(problem)?
-    };
-    let sequences = if problem.is_packed { 1 } else { problem.batch };
-    Ok((shape, blocks_each.saturating_mul(heads).saturating_mul(sequences)))
+    })
+}
+
+/// As many blocks as the factors multiply to, which one grid must be able to have.
+fn work_blocks(factors: &[usize]) -> Result<u32> {
+    let blocks = factors.iter().fold(1usize, |product, factor| product.saturating_mul(*factor));
+    Ok(to_i32("the number of thread blocks", blocks)? as u32)
 }
 
 /// What every attention kernel is told.
@@ -233,14 +403,31 @@ fn sinks_launch(problem: &BackwardProblem, target: &GpuTarget) -> Result<LaunchP
     LaunchPlan::linear(variant, forward.heads_q, Params::AttentionSinks(params))
 }
 
-fn query_launch(problem: &BackwardProblem, variant: &'static Variant) -> Result<LaunchPlan> {
-    let (shape, blocks) = query_shape(&problem.forward, tile(variant).0, problem.is_aligned())?;
-    LaunchPlan::linear(variant, blocks, Params::AttentionBackward(backward_params(problem, shape)?))
+fn query_launch(problem: &BackwardProblem, variant: &'static Variant, target: &GpuTarget) -> Result<LaunchPlan> {
+    let forward = &problem.forward;
+    let (block_q, block_kv) = tile(variant);
+    let group = forward.group();
+    let packable = if has_maps(variant) { mapped_heads(group) } else { group };
+    let shape = query_shape(forward, (block_q, packable), problem.is_aligned())?;
+    let params = Params::AttentionBackward(backward_params(problem, shape)?);
+    if has_maps(variant) {
+        let packed_heads = shape.packed_heads as usize;
+        let queries = |name, address_offset, spec, rows| queries_map(name, address_offset, spec, (rows, packed_heads));
+        let tensor_maps = TensorMaps::of([
+            queries("q", offset_of!(AttentionBackwardParams, q), &forward.q, block_q)?,
+            queries("d_output", offset_of!(AttentionBackwardParams, d_out), &problem.d_output, block_q)?,
+            rows_map("k", offset_of!(AttentionBackwardParams, k), &forward.k, block_kv)?,
+            rows_map("v", offset_of!(AttentionBackwardParams, v), &forward.v, block_kv)?,
+            queries("d_q", offset_of!(AttentionBackwardParams, d_q), &problem.d_q, WARPGROUP_ROWS)?,
+        ]);
+        return Ok(LaunchPlan::persistent(variant, shape.work_blocks, target, (params, tensor_maps)));
+    }
+    LaunchPlan::linear(variant, shape.work_blocks as usize, params)
 }
 
-fn key_launch(problem: &BackwardProblem, variant: &'static Variant) -> Result<LaunchPlan> {
+fn key_launch(problem: &BackwardProblem, variant: &'static Variant, target: &GpuTarget) -> Result<LaunchPlan> {
     let forward = &problem.forward;
-    let block_kv = tile(variant).1;
+    let (block_q, block_kv) = tile(variant);
     let blocks_each = match forward.is_packed {
         true => forward.kv_rows() / block_kv + forward.batch,
         false => forward.kv_rows().div_ceil(block_kv),
@@ -251,11 +438,22 @@ fn key_launch(problem: &BackwardProblem, variant: &'static Variant) -> Result<La
         blocks: to_i32("the number of key blocks", blocks_each)? as u32,
         section: section.min(forward.heads_kv * forward.batch) as u32,
         aligned: u32::from(problem.is_aligned()),
+        work_blocks: work_blocks(&[blocks_each, forward.heads_kv, if forward.is_packed { 1 } else { forward.batch }])?,
         ..common_shape(forward)?
     };
-    let sequences = if forward.is_packed { 1 } else { forward.batch };
-    let blocks = blocks_each.saturating_mul(forward.heads_kv).saturating_mul(sequences);
-    LaunchPlan::linear(variant, blocks, Params::AttentionBackward(backward_params(problem, shape)?))
+    let params = Params::AttentionBackward(backward_params(problem, shape)?);
+    if has_maps(variant) {
+        let tensor_maps = TensorMaps::of([
+            rows_map("q", offset_of!(AttentionBackwardParams, q), &forward.q, block_q)?,
+            rows_map("d_output", offset_of!(AttentionBackwardParams, d_out), &problem.d_output, block_q)?,
+            rows_map("k", offset_of!(AttentionBackwardParams, k), &forward.k, block_kv)?,
+            rows_map("v", offset_of!(AttentionBackwardParams, v), &forward.v, block_kv)?,
+            rows_map("d_k", offset_of!(AttentionBackwardParams, d_k), &problem.d_k, WARPGROUP_ROWS)?,
+            rows_map("d_v", offset_of!(AttentionBackwardParams, d_v), &problem.d_v, WARPGROUP_ROWS)?,
+        ]);
+        return Ok(LaunchPlan::persistent(variant, shape.work_blocks, target, (params, tensor_maps)));
+    }
+    LaunchPlan::linear(variant, shape.work_blocks as usize, params)
 }
 
 /// A block owns a tile of the bias's gradient and walks everything that the bias was broadcast over.
@@ -266,6 +464,7 @@ fn bias_launch(problem: &BackwardProblem, d_bias: &TensorSpec, variant: &'static
     let tiles = queries.div_ceil(block_q).saturating_mul(keys.div_ceil(block_kv));
     let shape = AttentionShape {
         blocks: to_i32("the number of bias tiles", tiles)? as u32,
+        work_blocks: work_blocks(&[tiles, heads, batch])?,
         aligned: u32::from(problem.is_aligned()),
         ..common_shape(forward)?
     };
@@ -277,8 +476,7 @@ fn bias_launch(problem: &BackwardProblem, d_bias: &TensorSpec, variant: &'static
         bias_keys: keys as i32,
         ..backward_params(problem, shape)?
     };
-    let blocks = tiles.saturating_mul(heads).saturating_mul(batch);
-    LaunchPlan::linear(variant, blocks, Params::AttentionBackward(params))
+    LaunchPlan::linear(variant, shape.work_blocks as usize, Params::AttentionBackward(params))
 }
 
 /// The kernel that merges partial results into one of an element type.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::attention::launches::forward_launch;
+use crate::attention::launches::{forward_launch, why_baseline};
 use crate::attention::problem::{Problem, as_heads, check_lengths, heads_layout, packed_layout};
 use crate::attention::{AttentionForward, AttentionOutputs, Qkv, QkvSpec};
 use crate::device::Stream;
@@ -75,6 +75,9 @@ impl AttentionPlan {
                 let _ = writeln!(text, "on {}", self.target);
                 let _ = writeln!(text, "{launch}");
                 text.push_str(explain_features(&self.problem, launch));
+                if let Some(why) = why_baseline(&self.problem, &self.target, launch) {
+                    let _ = write!(text, "\n{why}");
+                }
             }
         }
         text
@@ -266,6 +269,12 @@ pub(crate) fn heads_spec(problem: &Problem, spec: &TensorSpec) -> Result<TensorS
 
 fn explain_features(problem: &Problem, launch: &LaunchPlan) -> &'static str {
     match launch.variant.tile {
+        Tile::AttentionHopper { features: Features::Plain, .. } => {
+            "tensor maps describe every tensor and no option touches single scores: the plain kernel"
+        }
+        Tile::AttentionHopper { features: Features::General, .. } => {
+            "an option that touches single scores: the general kernel"
+        }
         Tile::Attention { features: Features::Plain, .. } => {
             "every row starts on a 16-byte boundary and no option touches single scores: the plain kernel"
         }

@@ -8,6 +8,7 @@
 mod memory;
 mod modules;
 mod probe;
+mod tensor_map;
 
 pub use cudarc;
 pub(crate) use memory::{Buffer, ReadMemory, WriteMemory, read, slice_address};
@@ -16,7 +17,7 @@ pub use modules::image;
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaStream, DriverError, SyncOnDrop, result, sys};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, SyncOnDrop, sys};
 
 use crate::error::{Error, Result};
 use crate::plan::LaunchPlan;
@@ -133,21 +134,42 @@ impl CudaDevice {
             guards[index] = guard;
         }
         self.stream.context().bind_to_thread().map_err(driver_error("binding the context"))?;
-        let mut arguments = [words.as_mut_ptr().cast::<c_void>()];
+        // The list is longer than what the kernel takes: it reads as many maps as its own struct has.
+        let mut maps = tensor_map::encode(plan.tensor_maps(), words)?;
+        let mut arguments = [words.as_mut_ptr().cast::<c_void>(), maps.as_mut_ptr().cast::<c_void>()];
+        let arguments = if plan.tensor_maps().is_empty() { &mut arguments[..1] } else { &mut arguments[..] };
+        let mut cluster = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue {
+                clusterDim: sys::CUlaunchAttributeValue_union__bindgen_ty_1 {
+                    x: plan.cluster[0],
+                    y: plan.cluster[1],
+                    z: plan.cluster[2],
+                },
+            },
+        };
         let ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]) = (plan.grid, plan.block);
-        // SAFETY: the kernel takes exactly one parameter, the struct that `words` holds: both are generated from
-        // kernels/lib/params.h. The contract checked every tensor that the struct addresses against the shapes and
-        // strides beside the addresses, and the guards keep the memory alive and ordered until the kernel is queued;
-        // memory is freed in stream order.
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid_x,
+            gridDimY: grid_y,
+            gridDimZ: grid_z,
+            blockDimX: block_x,
+            blockDimY: block_y,
+            blockDimZ: block_z,
+            sharedMemBytes: plan.shared_bytes,
+            hStream: self.stream.cu_stream(),
+            attrs: &mut cluster,
+            numAttrs: u32::from(plan.cluster != [1, 1, 1]),
+        };
+        // SAFETY: the kernel takes as many parameters as there are arguments: the struct that `words` holds, which is
+        // generated from kernels/lib/params.h as the kernel's is, and where the plan has tensor maps a struct of as many.
+        // The contract checked every tensor that the struct addresses against the shapes and strides beside the addresses,
+        // the maps describe these tensors, and the guards keep the memory alive and ordered until the kernel is queued;
+        // memory is freed in stream order. `config` and what it points to live until the call returns.
         unsafe {
-            result::launch_kernel(
-                function.cu_function(),
-                (grid_x, grid_y, grid_z),
-                (block_x, block_y, block_z),
-                plan.shared_bytes,
-                self.stream.cu_stream(),
-                &mut arguments,
-            )
+            sys::cuLaunchKernelEx(&config, function.cu_function(), arguments.as_mut_ptr(), std::ptr::null_mut())
+                .result()
         }
         .map_err(driver_error("launching a kernel"))
     }

@@ -40,6 +40,11 @@ impl Modules {
             return Ok(function.clone());
         }
         let name = variant.name();
+        let capability = target.compute_capability;
+        if !variant.arch.runs_on(capability.major, capability.minor) {
+            let detail = format!("it is for {}, the GPU has compute capability {capability}", variant.arch.name());
+            return Err(Error::Image { kernel: name, detail });
+        }
         let module = self.load(images::find(&name)?, target)?;
         let function = module.load_function(&name).map_err(driver_error("finding a kernel in its module"))?;
         if variant.shared_bytes() > 48 << 10 {

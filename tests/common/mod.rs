@@ -29,6 +29,21 @@ pub fn devices() -> Vec<Device> {
     devices
 }
 
+/// The emulator of Hopper, which has attention kernels of its own.
+pub const HOPPER: &str = "emulator:sm_90a";
+
+/// The devices that attention is tested on: those of [`devices`], and the emulator of Hopper.
+pub fn attention_devices() -> Vec<Device> {
+    let mut all = devices();
+    if std::env::var("WARPFOLD_TEST_DEVICE").is_err() {
+        match HOPPER.parse() {
+            Ok(device) => all.push(device),
+            Err(error) => skipped(HOPPER, error),
+        }
+    }
+    all
+}
+
 /// Says once that something cannot run here, and why; not through `println`, which the test harness keeps to itself.
 pub fn skipped(what: &str, reason: impl std::fmt::Display) {
     static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());

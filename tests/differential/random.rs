@@ -6,7 +6,7 @@ use crate::common::attention::{Attempt, Numbers, OPERANDS, Outcome, drawn, dropo
 use crate::common::rows::norm::NORM_OPERANDS;
 use crate::common::rows::softmax::SOFTMAX_OPERANDS;
 use crate::common::rows::{NormAttempt, SoftmaxAttempt, drawn_rows, drawn_vector};
-use crate::common::{DTYPES, PLACEMENTS, Placement, devices, small, values};
+use crate::common::{DTYPES, PLACEMENTS, Placement, attention_devices, small, values};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use warpfold::reference::compare::{self, Mismatch};
@@ -21,7 +21,7 @@ fn check_property<S: Strategy>(
     strategy: impl Fn(&Device) -> S,
     property: impl Fn(&Device, S::Value) -> Result<(), TestCaseError>,
 ) {
-    for device in devices() {
+    for device in attention_devices() {
         let cases = match (small(), device == Device::cpu()) {
             (true, _) => 4,
             (false, true) => on_cpu,

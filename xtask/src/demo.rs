@@ -12,7 +12,7 @@ use crate::workspace::{cargo, run, shown, target};
 
 #[derive(Args)]
 pub struct Demo {
-    /// Where to compute: cpu, cuda:0, emulator:sm_80
+    /// Where to compute: cpu, cuda:0, emulator:sm_80, emulator:sm_90a
     #[arg(long, default_value = "cpu")]
     device: String,
     /// The type of weights and activations

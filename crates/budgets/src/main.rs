@@ -66,6 +66,8 @@ struct Kernel {
     loops: Vec<Loop>,
     /// Where the main loop is among `loops`.
     main_loop: Option<usize>,
+    /// Where the loop is that takes the most.
+    masked_loop: Option<usize>,
 }
 
 impl Kernel {
@@ -73,7 +75,11 @@ impl Kernel {
         let rates = if arch >= 90 { Rates::H100 } else { Rates::A100 };
         let mut loops = sass::loops(function, &rates);
         loops.retain(|found| found.is_innermost || found.tensor_instructions > 0);
-        let main = sass::main_loop(&loops).map(|main| main.first);
+        let place_of = |wanted: Option<&Loop>| {
+            let first = wanted?.first;
+            loops.iter().position(|found| found.first == first && found.is_innermost_tensor)
+        };
+        let (main_loop, masked_loop) = (place_of(sass::main_loop(&loops)), place_of(sass::costliest_loop(&loops)));
         let occupancy = match (variant, function.registers) {
             (Some(variant), Some(registers)) => {
                 let shared_bytes = function.shared_static_bytes + variant.shared_bytes();
@@ -95,7 +101,8 @@ impl Kernel {
             shared_dynamic_bytes: variant.map(Variant::shared_bytes),
             threads: variant.map(Variant::threads),
             occupancy,
-            main_loop: loops.iter().position(|found| Some(found.first) == main && found.is_innermost_tensor),
+            main_loop,
+            masked_loop,
             loops,
         }
     }

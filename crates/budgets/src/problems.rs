@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 use warpfold::emulator::{Counters, EmulatorBuilder, last_counters};
-use warpfold::variants::{Arch, Features, Operation, RowFeatures, Tile, Variant};
+use warpfold::variants::{Features, Operation, RowFeatures, Tile, Variant};
 use warpfold::{
     Attention, AttentionForward, AttentionGradients, AttentionOutputs, AttentionState, BackwardInputs, BackwardSpec,
     DType, Device, GradientOutputs, LaunchPlan, Norm, NormBackwardInputs, NormGradientOutputs, NormInputs, NormOutputs,
@@ -26,14 +26,16 @@ const HEADS: usize = 2;
 /// Runs the kernel's problem. All tensors are contiguous and 16-byte aligned, all tiles whole.
 pub fn run(variant: &Variant) -> Result<Run, Failure> {
     match (variant.operation, variant.tile) {
-        (Operation::AttentionForward, Tile::Attention { block_q, block_kv, .. }) => {
-            forward(variant, [2 * block_q as usize, 4 * block_kv as usize])
-        }
+        (
+            Operation::AttentionForward,
+            Tile::Attention { block_q, block_kv, .. } | Tile::AttentionHopper { block_q, block_kv, .. },
+        ) => forward(variant, [2 * block_q as usize, 4 * block_kv as usize]),
         // Its blocks own keys and walk the queries.
-        (Operation::AttentionBackwardKeyValue, Tile::Attention { block_q, block_kv, .. }) => {
-            backward(variant, [4 * block_q as usize, 2 * block_kv as usize])
-        }
-        (_, Tile::Attention { block_q, block_kv, .. }) => {
+        (
+            Operation::AttentionBackwardKeyValue,
+            Tile::Attention { block_q, block_kv, .. } | Tile::AttentionHopper { block_q, block_kv, .. },
+        ) => backward(variant, [4 * block_q as usize, 2 * block_kv as usize]),
+        (_, Tile::Attention { block_q, block_kv, .. } | Tile::AttentionHopper { block_q, block_kv, .. }) => {
             backward(variant, [2 * block_q as usize, 4 * block_kv as usize])
         }
         (Operation::AttentionMerge, _) => merge(variant),
@@ -43,9 +45,9 @@ pub fn run(variant: &Variant) -> Result<Run, Failure> {
     }
 }
 
-/// An A100. The order of blocks changes no count.
-fn builder() -> EmulatorBuilder {
-    EmulatorBuilder::new(Arch::Sm80).threads(1)
+/// An A100, or an H100 for its own kernels. The order of blocks changes no count.
+fn builder(variant: &Variant) -> EmulatorBuilder {
+    EmulatorBuilder::new(variant.arch).threads(1)
 }
 
 /// Values from -1 to 1 without a pattern that an address could have.
@@ -62,7 +64,9 @@ pub fn tensor(device: &Device, dtype: DType, shape: &[usize]) -> Result<Tensor, 
 /// The head dims of an attention kernel's problem.
 fn head_dims(variant: &Variant) -> [usize; 2] {
     match variant.tile {
-        Tile::Attention { head_dim, head_dim_v, .. } => [head_dim as usize, head_dim_v as usize],
+        Tile::Attention { head_dim, head_dim_v, .. } | Tile::AttentionHopper { head_dim, head_dim_v, .. } => {
+            [head_dim as usize, head_dim_v as usize]
+        }
         _ => [64, 128],
     }
 }
@@ -82,7 +86,7 @@ fn counted(device: &Device, problem: String) -> Result<Run, Failure> {
 }
 
 fn forward(variant: &Variant, [len_q, len_kv]: [usize; 2]) -> Result<Run, Failure> {
-    let device = builder().build()?;
+    let device = builder(variant).build()?;
     let [head_dim, head_dim_v] = head_dims(variant);
     let q = tensor(&device, variant.dtype, &[1, HEADS, len_q, head_dim])?;
     let k = tensor(&device, variant.dtype, &[1, HEADS, len_kv, head_dim])?;
@@ -90,7 +94,10 @@ fn forward(variant: &Variant, [len_q, len_kv]: [usize; 2]) -> Result<Run, Failur
     let inputs = Qkv::new(&q, &k, &v);
     let mut problem = format!("{HEADS} heads, {len_q} queries, {len_kv} keys");
     let mut attention = Attention::new();
-    let is_general = matches!(variant.tile, Tile::Attention { features: Features::General, .. });
+    let is_general = matches!(
+        variant.tile,
+        Tile::Attention { features: Features::General, .. } | Tile::AttentionHopper { features: Features::General, .. }
+    );
     // Without an option, a plain kernel would take the problem.
     if is_general && variant.dtype != DType::F32 {
         attention = attention.softcap(30.0);
@@ -105,7 +112,7 @@ fn forward(variant: &Variant, [len_q, len_kv]: [usize; 2]) -> Result<Run, Failur
 /// The backward pass as far as the wanted kernel: the last one that ran is the one that is counted.
 fn backward(variant: &Variant, [len_q, len_kv]: [usize; 2]) -> Result<Run, Failure> {
     let operation = variant.operation;
-    let device = builder().build()?;
+    let device = builder(variant).build()?;
     let [head_dim, head_dim_v] = head_dims(variant);
     let q = tensor(&device, variant.dtype, &[1, HEADS, len_q, head_dim])?;
     let k = tensor(&device, variant.dtype, &[1, HEADS, len_kv, head_dim])?;
@@ -126,7 +133,12 @@ fn backward(variant: &Variant, [len_q, len_kv]: [usize; 2]) -> Result<Run, Failu
         }
         _ => {}
     }
-    let attention = Attention::new();
+    let mut attention = Attention::new();
+    // Without an option, Hopper's plain kernel would take the problem.
+    if matches!(variant.tile, Tile::AttentionHopper { features: Features::General, .. }) {
+        attention = attention.softcap(30.0);
+        problem += ", softcap";
+    }
     let AttentionForward { output, lse } = attention.forward(&inputs)?;
     let spec = BackwardSpec::new(inputs.spec().output(output.view().spec())).d_output(d_output.view().spec());
     let plan = attention.plan_backward(&spec, &device.target())?;
@@ -154,7 +166,7 @@ fn backward(variant: &Variant, [len_q, len_kv]: [usize; 2]) -> Result<Run, Failu
 }
 
 fn merge(variant: &Variant) -> Result<Run, Failure> {
-    let device = builder().build()?;
+    let device = builder(variant).build()?;
     let (parts, len) = (3, 256);
     let [_, head_dim_v] = head_dims(variant);
     let mut states = Vec::new();
@@ -194,7 +206,7 @@ fn named([rows, columns]: [usize; 2], options: &str) -> String {
 }
 
 fn softmax_forward(variant: &Variant, shape: [usize; 2], is_general: bool) -> Result<Run, Failure> {
-    let device = builder().build()?;
+    let device = builder(variant).build()?;
     let (x, bias) = (tensor(&device, variant.dtype, &shape)?, tensor(&device, variant.dtype, &shape)?);
     let mut y = Tensor::zeros(&device, variant.dtype, shape)?;
     let (mut spec, mut inputs) = (SoftmaxSpec::new(x.view().spec()), SoftmaxInputs::new(&x));
@@ -209,7 +221,7 @@ fn softmax_forward(variant: &Variant, shape: [usize; 2], is_general: bool) -> Re
 }
 
 fn softmax_backward(variant: &Variant, shape: [usize; 2], is_general: bool) -> Result<Run, Failure> {
-    let device = builder().build()?;
+    let device = builder(variant).build()?;
     // Rows that begin one element late.
     let [rows, columns] = shape;
     let wide = tensor(&device, variant.dtype, &[rows, columns + 16 / variant.dtype.size_bytes()])?;
@@ -230,7 +242,7 @@ fn norm(is_general: bool) -> Norm {
 }
 
 fn norm_forward(variant: &Variant, shape: [usize; 2], is_general: bool) -> Result<Run, Failure> {
-    let device = builder().build()?;
+    let device = builder(variant).build()?;
     let (x, vector) = (tensor(&device, variant.dtype, &shape)?, tensor(&device, variant.dtype, &shape[1..])?);
     let mut y = Tensor::zeros(&device, variant.dtype, shape)?;
     let mut sum = Tensor::zeros(&device, variant.dtype, shape)?;
@@ -247,7 +259,7 @@ fn norm_forward(variant: &Variant, shape: [usize; 2], is_general: bool) -> Resul
 /// kernel would follow.
 fn norm_backward(variant: &Variant, shape: [usize; 2], is_general: bool) -> Result<Run, Failure> {
     let with_sums = variant.operation == Operation::NormWeightGradients;
-    let device = builder().build()?;
+    let device = builder(variant).build()?;
     let rows = || tensor(&device, variant.dtype, &shape);
     let vector = || tensor(&device, variant.dtype, &shape[1..]);
     let (d_y, sum, weight) = (rows()?, rows()?, vector()?);

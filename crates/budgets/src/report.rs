@@ -19,7 +19,7 @@ pub fn text(findings: &Findings) -> String {
     }
     let _ = writeln!(text, "Resources: shared memory in bytes, static + dynamic; blocks (warps) an SM and their limit");
     text += &resources(&findings.kernels);
-    text += "\nLoops: innermost ones and those with tensor work; * is the main loop. Instructions of an iteration, all and by\n\
+    text += "\nLoops: innermost ones and those with tensor work; * is the main loop, + the masked one. Instructions of an iteration, all and by\n\
              kind; then the cycles of one warp that each unit of a sub-partition needs for them, and issue slots and the\n\
              busiest other unit for 100 cycles of the tensor cores\n";
     let mut rates: Vec<String> = findings
@@ -119,7 +119,11 @@ fn loops(kernels: &[Kernel]) -> String {
     let mut table = Table::new(heads);
     for kernel in kernels {
         for (index, found) in kernel.loops.iter().enumerate() {
-            let mark = if kernel.main_loop == Some(index) { "*" } else { "" };
+            let mark = match Some(index) {
+                place if place == kernel.main_loop => "*",
+                place if place == kernel.masked_loop => "+",
+                _ => "",
+            };
             let mut row = vec![
                 shortened(&kernel.name),
                 kernel.arch.to_string(),

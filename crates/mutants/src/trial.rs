@@ -7,7 +7,7 @@ use std::panic::{self, AssertUnwindSafe};
 use anyhow::{Context, Result};
 use warpfold::emulator::{Checks, Completion, Counters, EmulatorBuilder, Limits, Schedule, counters_of};
 use warpfold::variants::{Arch, Operation, RowFeatures, Tile, VARIANTS, Variant};
-use warpfold::{DType, Device};
+use warpfold::{DType, Device, GpuTarget};
 
 use crate::cases::{Case, cases};
 
@@ -30,13 +30,24 @@ pub struct Way {
     seed: u64,
 }
 
-/// Every mutant runs in all of these ways until it is caught.
-pub const WAYS: [Way; 4] = [
+/// Every mutant runs in all of these ways until it is caught; the last two, in which some warps starve, are for kernels whose
+/// warps have roles.
+const WAYS: [Way; 6] = [
     Way { name: "in order", schedule: Schedule::InOrder, completion: Completion::Latest, seed: 0 },
     Way { name: "reverse", schedule: Schedule::Reverse, completion: Completion::Earliest, seed: 0 },
     Way { name: "random", schedule: Schedule::Random, completion: Completion::Random, seed: 1 },
     Way { name: "diverged", schedule: Schedule::Diverged, completion: Completion::Latest, seed: 2 },
+    Way { name: "starved filling", schedule: Schedule::LowestStarved, completion: Completion::Earliest, seed: 0 },
+    Way { name: "starved computing", schedule: Schedule::HighestStarved, completion: Completion::Random, seed: 3 },
 ];
+
+/// The ways to run a kernel in.
+fn ways(variant: &Variant) -> &'static [Way] {
+    if variant.arch == Arch::Sm90a { &WAYS } else { &WAYS[..4] }
+}
+
+/// Multiprocessors of the emulated Hopper GPU: few, so that a block takes several pieces of work.
+const HOPPER_SMS: u32 = 2;
 
 /// What gave a kernel away.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,15 +143,15 @@ impl Bench {
     /// The first finding, or the costs of all cases in the first way.
     fn run(&self, text: &str, checks: Checks) -> Result<(Option<Catch>, Vec<Counters>)> {
         let mut costs = Vec::new();
-        for way in WAYS {
-            let device = device(self.variant, text, way, checks)?;
+        for way in ways(self.variant) {
+            let device = device(self.variant, text, *way, checks)?;
             for case in &self.cases {
                 let panicked = quietly(|| (case.check)(&device));
                 if let Err(message) = panicked {
                     let finding = understand(&message)?;
                     return Ok((Some(Catch { finding, way: way.name, case: case.why }), costs));
                 }
-                if way == WAYS[0] {
+                if *way == WAYS[0] {
                     let cost = counters_of(&device, &self.variant.name());
                     costs.push(cost.context("a case does not launch the kernel")?);
                 }
@@ -154,13 +165,16 @@ impl Bench {
 fn device(variant: &Variant, text: &str, way: Way, checks: Checks) -> Result<Device> {
     let mut limits = Limits::default();
     limits.block_instructions = BLOCK_INSTRUCTIONS_MAX;
-    let mut builder = EmulatorBuilder::new(Arch::Sm80)
+    let mut builder = EmulatorBuilder::new(variant.arch)
         .schedule(way.schedule)
         .completion(way.completion)
         .seed(way.seed)
         .checks(checks)
         .limits(limits)
         .threads(1);
+    if variant.arch == Arch::Sm90a {
+        builder = builder.target(GpuTarget { num_sms: HOPPER_SMS, ..GpuTarget::H100 });
+    }
     for other in VARIANTS.iter().filter(|other| other.operation == variant.operation) {
         builder = builder.replace_kernel(other.name(), if other == variant { text } else { NOTHING });
     }

@@ -73,6 +73,8 @@ fn throughput(criterion: &mut Criterion) {
         kernel: module.kernel("k").expect("the kernel exists"),
         grid: [BLOCKS, 1, 1],
         block: [128, 1, 1],
+        cluster: [1; 3],
+        registers: 0,
         dynamic_shared_bytes: 0,
         params: &params,
     };

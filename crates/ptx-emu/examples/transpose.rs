@@ -64,6 +64,8 @@ fn main() -> Result<(), ptx_emu::Error> {
             kernel: module.kernel(name)?,
             grid: [SIDE / TILE, SIDE / TILE, 1],
             block: [TILE, 8, 1],
+            cluster: [1; 3],
+            registers: 0,
             dynamic_shared_bytes: 0,
             params: &[&input.to_le_bytes(), &output.to_le_bytes()],
         };

@@ -52,6 +52,8 @@ pub enum SharedAccess {
     LoadMatrix,
     StoreMatrix,
     AsyncCopy,
+    /// Bulk and tensor copies, in both directions.
+    BulkCopy,
 }
 
 /// The kinds of global-memory access that are counted apart.
@@ -62,6 +64,8 @@ pub enum GlobalAccess {
     Store,
     Atomic,
     AsyncCopy,
+    /// Bulk and tensor copies, in both directions.
+    BulkCopy,
 }
 
 /// Instructions of one source line.
@@ -132,8 +136,8 @@ pub(crate) struct Tally {
     pub lanes: Vec<u64>,
     pub tensor_instructions: u64,
     pub tensor_flops: u64,
-    pub shared: [Wavefronts; 6],
-    pub global: [Sectors; 4],
+    pub shared: [Wavefronts; 7],
+    pub global: [Sectors; 5],
     pub barrier_arrivals: u64,
     pub barrier_waits: u64,
     pub divergent_branches: u64,
@@ -187,9 +191,9 @@ impl Tally {
             let count = LineCount { warp_instructions: *issued, thread_instructions: *lanes };
             counters.by_instruction.push((place, count));
         }
-        let shared = [S::Load, S::Store, S::Atomic, S::LoadMatrix, S::StoreMatrix, S::AsyncCopy];
+        let shared = [S::Load, S::Store, S::Atomic, S::LoadMatrix, S::StoreMatrix, S::AsyncCopy, S::BulkCopy];
         counters.shared = shared.into_iter().zip(self.shared).filter(|(_, w)| w.instructions > 0).collect();
-        let global = [G::Load, G::Store, G::Atomic, G::AsyncCopy];
+        let global = [G::Load, G::Store, G::Atomic, G::AsyncCopy, G::BulkCopy];
         counters.global = global.into_iter().zip(self.global).filter(|(_, s)| s.instructions > 0).collect();
         counters
     }

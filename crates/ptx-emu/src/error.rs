@@ -105,4 +105,10 @@ pub enum Error {
         /// The reason.
         message: &'static str,
     },
+    /// A tensor map that the driver would refuse.
+    #[error("tensor map: {message}")]
+    TensorMap {
+        /// What is wrong with it.
+        message: String,
+    },
 }

@@ -11,6 +11,11 @@ pub struct Launch<'a> {
     pub grid: [u32; 3],
     /// Threads of a block.
     pub block: [u32; 3],
+    /// Blocks of a cluster, which divide the grid; `[1, 1, 1]` for a launch without clusters.
+    pub cluster: [u32; 3],
+    /// Registers per thread that the kernel was compiled to (`ptxas -v`, or the driver's function attribute): what
+    /// `setmaxnreg` shares out. 0 if unknown: then only the register file of a multiprocessor is the bound.
+    pub registers: u32,
     /// Size of `.extern .shared` arrays.
     pub dynamic_shared_bytes: u32,
     /// The bytes of each parameter, structures passed by value included.

@@ -10,6 +10,8 @@ pub enum Architecture {
     Sm86,
     /// L4, L40, GeForce 40.
     Sm89,
+    /// H100, H200, with the instructions that are Hopper's alone.
+    Sm90a,
 }
 
 impl Architecture {
@@ -18,6 +20,7 @@ impl Architecture {
         match self {
             Architecture::Sm80 => 163 << 10,
             Architecture::Sm86 | Architecture::Sm89 => 99 << 10,
+            Architecture::Sm90a => 227 << 10,
         }
     }
 
@@ -27,6 +30,7 @@ impl Architecture {
             Architecture::Sm80 => 80,
             Architecture::Sm86 => 86,
             Architecture::Sm89 => 89,
+            Architecture::Sm90a => 90,
         }
     }
 }
@@ -47,13 +51,17 @@ pub enum Schedule {
     /// instruction that demands it (`.sync`), and in between each part runs at its own pace.
     /// Legal since Volta, and what code relies on when it leaves out a `__syncwarp`.
     Diverged,
+    /// The lowest quarter of a block's warps (by convention those that load) run only when no other warp can.
+    LowestStarved,
+    /// The highest quarter of a block's warps run only when no other warp can.
+    HighestStarved,
 }
 
-/// When `cp.async` copies take place. All of these are legal.
+/// When asynchronous copies take place. All of these are legal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Completion {
-    /// At the wait that covers the copy: as late as can be.
+    /// As late as can be: at the wait that covers the copy, or when no warp can go on without it.
     #[default]
     Latest,
     /// When the copy is issued.
@@ -94,13 +102,18 @@ pub struct Checks {
     pub global_races: bool,
     /// Reads of memory that nothing wrote.
     pub uninitialized_memory: bool,
+    /// Asynchronous writes of shared memory that was read in the ordinary way before, without a proxy fence between
+    /// the two. The order is kept by barriers alone in most kernels, so this is not among [`Checks::ALL`].
+    pub fences_after_reads: bool,
 }
 
 impl Checks {
-    /// All of them, the default.
-    pub const ALL: Checks = Checks { shared_races: true, global_races: true, uninitialized_memory: true };
+    /// All but [`Checks::fences_after_reads`], the default.
+    pub const ALL: Checks =
+        Checks { shared_races: true, global_races: true, uninitialized_memory: true, fences_after_reads: false };
     /// None of the optional ones, for the largest runs.
-    pub const NONE: Checks = Checks { shared_races: false, global_races: false, uninitialized_memory: false };
+    pub const NONE: Checks =
+        Checks { shared_races: false, global_races: false, uninitialized_memory: false, fences_after_reads: false };
 }
 
 impl Default for Checks {
@@ -119,7 +132,8 @@ pub struct Limits {
     pub blocks: u64,
     /// Distinct hazards that are kept; further ones are counted in `Report::hazards_dropped`.
     pub hazards: usize,
-    /// Bytes that the registers and the local memory of one block may take in the emulator.
+    /// Bytes that the registers, the local memory and the shadow of one block, or of the blocks of one cluster, may take in
+    /// the emulator.
     pub block_state_bytes: u64,
 }
 
@@ -147,6 +161,7 @@ pub struct Options {
     pub(crate) shared_bytes_max: u32,
     pub(crate) threads: usize,
     pub(crate) limits: Limits,
+    pub(crate) resident_blocks: usize,
 }
 
 impl Options {
@@ -163,6 +178,7 @@ impl Options {
             shared_bytes_max: architecture.shared_bytes_max(),
             threads: 0,
             limits: Limits::default(),
+            resident_blocks: 64,
         }
     }
 
@@ -218,6 +234,13 @@ impl Options {
     /// Bounds on what the launch may use.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Blocks that are on the device together, 64 unless set: a block that waits for one beyond them waits forever. It
+    /// counts for kernels whose blocks can wait for each other.
+    pub fn resident_blocks(mut self, blocks: usize) -> Self {
+        self.resident_blocks = blocks.max(1);
         self
     }
 }

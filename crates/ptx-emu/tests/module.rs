@@ -68,6 +68,8 @@ fn refuse(body: &str) -> Error {
         kernel: module.kernel("k").unwrap(),
         grid: [1; 3],
         block: [32, 1, 1],
+        cluster: [1; 3],
+        registers: 0,
         dynamic_shared_bytes: 0,
         params: &[],
     };
@@ -81,11 +83,20 @@ fn what_is_not_modelled_names_line_instruction_and_section() {
         ("add.cc.u32 %r1, %r2, %r3;", "`.cc`", "Integer Arithmetic"),
         ("ld.global.u32.bogus %r1, [%d1];", "`.bogus`", "Data Movement"),
         ("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%r1}, {%r1}, {%r1}, {%r1};", "shape", "Warp Level Matrix"),
-        ("cp.async.bulk.commit_group;", "non-bulk", "bulk and tensor"),
-        ("wgmma.fence.sync.aligned;", "not modelled", "Asynchronous Warpgroup"),
-        ("mbarrier.init.shared.b64 [%r1], 1;", "not modelled", "Parallel Synchronization"),
+        (
+            "cp.async.bulk.shared::cta.shared::cta.bulk_group [%r1], [%r2], 16;",
+            "between these spaces",
+            "bulk and tensor",
+        ),
+        ("cp.async.mbarrier.arrive.shared::cta.b64 [%r1];", "not announced", "non-bulk"),
+        (
+            "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%r1}, %d1, %d2, 1, 1, 1;",
+            "shape",
+            "Asynchronous Warpgroup",
+        ),
+        ("mbarrier.pending_count.b64 %r1, %d1;", "not modelled", "Parallel Synchronization"),
         ("call foo, (%r1);", "not modelled", "Control Flow"),
-        ("mov.u32 %r1, %clusterid.x;", "`%clusterid.x`", "Data Movement"),
+        ("mov.u32 %r1, %gridid.x;", "`%gridid.x`", "Data Movement"),
         ("add.f32 %r1, %d2, %r3;", "`%d2`", "Integer Arithmetic Instructions / Floating"),
         ("shfl.bfly.b32 %r1, %r2, 1, 31;", "convergence", "Data Movement"),
     ] {
@@ -132,7 +143,15 @@ fn launches_that_do_not_fit_are_refused() {
     let (pointer, structure) = ([0u8; 8], [0u8; 12]);
     let good: [&[u8]; 2] = [&pointer, &structure];
     let run = |grid, block, dynamic_shared_bytes, params: &[&[u8]]| {
-        let launch = Launch { kernel: module.kernel("k").unwrap(), grid, block, dynamic_shared_bytes, params };
+        let launch = Launch {
+            kernel: module.kernel("k").unwrap(),
+            grid,
+            block,
+            cluster: [1; 3],
+            registers: 0,
+            dynamic_shared_bytes,
+            params,
+        };
         ptx_emu::run(&launch, &Memory::new(), &Options::new(Architecture::Sm86))
     };
     assert!(run([1; 3], [32, 2, 1], 99 << 10, &good).is_ok());

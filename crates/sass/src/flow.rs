@@ -59,6 +59,15 @@ pub fn main_loop(loops: &[Loop]) -> Option<&Loop> {
     })
 }
 
+/// Of the innermost loops with tensor work, the one that needs the most instructions for it; `None` where there is only one.
+pub fn costliest_loop(loops: &[Loop]) -> Option<&Loop> {
+    let main = main_loop(loops)?;
+    let others = loops.iter().filter(|candidate| candidate.is_innermost_tensor && candidate.first != main.first);
+    others.max_by_key(|candidate| {
+        (u64::from(candidate.instructions) << 32) / u64::from(candidate.tensor_instructions.max(1))
+    })
+}
+
 /// The loops of a function, in the order of their addresses, outer ones first.
 pub fn loops(function: &Function, rates: &Rates) -> Vec<Loop> {
     let graph = Graph::of(function);

@@ -25,7 +25,7 @@ mod listing;
 mod occupancy;
 mod units;
 
-pub use flow::{Loop, loops, main_loop};
+pub use flow::{Loop, costliest_loop, loops, main_loop};
 pub use listing::{Function, Instruction, functions};
 pub use occupancy::{Block, Gpu, Occupancy};
 pub use units::{Class, Cycles, Mix, Rates};

@@ -69,6 +69,23 @@ impl Instruction {
         matches!(self.guard.as_deref(), Some("!PT" | "!UPT"))
     }
 
+    /// What an instruction of a warpgroup's tensor cores reads from shared memory, for all of its warps: B, and A where it is
+    /// not in registers. 0 for everything else, and for shapes that are not known here.
+    pub(crate) fn shared_operand_bytes(&self) -> u32 {
+        let element_bits = match self.base() {
+            "HGMMA" if self.has("TF32") => 32,
+            "HGMMA" => 16,
+            "QGMMA" | "IGMMA" => 8,
+            _ => return 0,
+        };
+        let shape = self.opcode.split('.').nth(1).unwrap_or_default();
+        let sizes: Vec<u32> = shape.split('x').filter_map(|size| size.parse().ok()).collect();
+        let [m, n, k] = sizes[..] else { return 0 };
+        // `R24, gdesc[UR16], R24`, or with A in registers `R24, R88, gdesc[UR16], R24`.
+        let a_is_shared = self.operands.split(',').nth(1).is_some_and(|operand| operand.trim().starts_with("gdesc"));
+        (n + if a_is_shared { m } else { 0 }) * k * element_bits / 8
+    }
+
     /// The labels that it names: `.L_x_3` of `` `(.L_x_3) `` and of `(*"BRANCH_TARGETS .L_x_3,.L_x_4"*)`.
     pub fn labels(&self) -> impl Iterator<Item = &str> {
         let is_end = |c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '$');

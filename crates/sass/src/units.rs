@@ -248,6 +248,8 @@ impl Rates {
 /// suffice where several lanes want the same bytes; the emulator counts those exactly.
 fn wavefronts(instruction: &Instruction, class: Class) -> u32 {
     match class {
+        // A warpgroup reads its operands once for all four sub-partitions, so that a warp has a quarter of it.
+        Class::Tensor => instruction.shared_operand_bytes().div_ceil(4 * 128),
         // One 8 x 8 matrix of 16-bit elements is 128 bytes.
         Class::LoadMatrix | Class::StoreMatrix if instruction.has("4") => 4,
         Class::LoadMatrix | Class::StoreMatrix if instruction.has("2") => 2,
@@ -263,7 +265,8 @@ fn wavefronts(instruction: &Instruction, class: Class) -> u32 {
 /// warp for each sub-partition needs; they run at the same time as far as the code's dependences let them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Cycles {
-    /// Tensor cores.
+    /// Tensor cores. What a warpgroup multiplies (HGMMA) keeps those of all four sub-partitions busy, for N / 2 cycles of
+    /// 64 x N x 16: as long as each warp of it would its own quarter.
     pub tensor: u32,
     /// The scheduler, which issues one instruction a cycle.
     pub issue: u32,
@@ -364,7 +367,23 @@ mod tests {
         assert_eq!(tensor("DMMA.884"), [16, 8]);
         assert_eq!(cycles("HGMMA.64x128x16.F32.BF16", &Rates::H100).tensor, 64);
         assert_eq!(cycles("QGMMA.64x256x32.F32.E4M3.E4M3", &Rates::H100).tensor, 128);
+        assert_eq!(cycles("HGMMA.64x80x16.F32", &Rates::H100).tensor, 40);
         assert!(!Cycles::default().add(&instruction("HMMA.SP.F32"), Class::Tensor, &Rates::A100));
+    }
+
+    /// B of 16 x N from shared memory, and A of 64 x 16 where it is not in registers: 128 bytes a cycle and SM.
+    #[test]
+    fn a_warpgroup_reads_its_operands_from_shared_memory_once() {
+        let shared = |opcode: &str, operands: &str| {
+            let instruction = Instruction { operands: operands.to_string(), ..instruction(opcode) };
+            let mut cycles = Cycles::default();
+            assert!(cycles.add(&instruction, Class::of(&instruction), &Rates::H100), "{opcode}");
+            cycles.shared
+        };
+        assert_eq!(shared("HGMMA.64x128x16.F32.BF16", "R24, gdesc[UR16], RZ, !UPT"), 48);
+        assert_eq!(shared("HGMMA.64x128x16.F32.BF16", "R24, R88, gdesc[UR16].tnspB, R24"), 32);
+        assert_eq!(shared("HGMMA.64x64x16.F32", "R24, gdesc[UR4], R24, gsb0"), 32);
+        assert_eq!(shared("HMMA.16816.F32", "R12, R4, R8, R12"), 0);
     }
 
     #[test]

@@ -89,37 +89,41 @@ fn bounds() -> Vec<Mutant> {
             ),
         Mutant::new("hide-missing", "the scores of hidden keys count", D64).edit(
             FILE,
-            "warp.hide(s_frag, band, place, shape, first_key);",
+            "hide_by_position(s_frag[t], query, band, first_key);",
             "",
         ),
         Mutant::new("hide-one-key-late", "a row sees one key more than it may", D64).edit(
-            FILE,
-            "8 * key_tile + i - first >= count",
-            "8 * key_tile + i - first > count",
+            "lib/score.cuh",
+            "8 * tile + i - first >= count",
+            "8 * tile + i - first > count",
         ),
         Mutant::new("hide-of-tile-0", "every tile is masked as if it began with key 0", D64).edit(
-            FILE,
-            "band.first(query) - first_key - fragment::column(0)",
-            "band.first(query) - fragment::column(0)",
+            "lib/score.cuh",
+            "band.first(query[half]) - first_key - fragment::column(0)",
+            "band.first(query[half]) - fragment::column(0)",
         ),
         Mutant::new("hide-of-column-0", "all lanes mask as if their columns were the first ones", D96).edit(
-            FILE,
-            "band.first(query) - first_key - fragment::column(0)",
-            "band.first(query) - first_key",
+            "lib/score.cuh",
+            "band.first(query[half]) - first_key - fragment::column(0)",
+            "band.first(query[half]) - first_key",
         ),
         Mutant::new("hide-of-upper-half", "rows 8 to 15 of a tile are masked like rows 0 to 7", D96).edit(
             FILE,
-            "tile_row(t, half));\n        const uint32_t first",
-            "tile_row(t, 0));\n        const uint32_t first",
+            "place.query(shape, Warp::tile_row(t, 1))};",
+            "place.query(shape, Warp::tile_row(t, 0))};",
         ),
         Mutant::new("hide-by-subtraction", "hidden scores are lowered by a large number, not replaced by -inf", D64)
             .edit(
-                FILE,
-                "s_frag[t][key_tile][2 * half + i] = -CUDART_INF_F;",
-                "s_frag[t][key_tile][2 * half + i] -= 1e4f;",
+                "lib/score.cuh",
+                "s_frag[tile][2 * half + i] = -CUDART_INF_F;",
+                "s_frag[tile][2 * half + i] -= 1e4f;",
             ),
         Mutant::new("hide-negative-count", "the number of keys that a row sees is not kept from being negative", D64)
-            .edit(FILE, "max(band.last(query) - band.first(query), 0)", "band.last(query) - band.first(query)")
+            .edit(
+                "lib/score.cuh",
+                "max(band.last(query[half]) - band.first(query[half]), 0)",
+                "band.last(query[half]) - band.first(query[half])",
+            )
             .equivalent("a window ends after it begins, and cutting both ends to one range keeps their order"),
         Mutant::new(
             "full-tiles-of-no-start",

@@ -7,8 +7,11 @@ mod attention_backward_query_sm80;
 mod attention_backward_sinks;
 mod attention_delta;
 mod attention_forward_sm80;
+mod attention_forward_sm90;
 mod attention_merge;
 mod backward;
+mod hopper_ring;
+mod hopper_wgmma;
 mod mask;
 mod moments;
 mod norm_backward;
@@ -32,6 +35,12 @@ use crate::mutant::Mutant;
 const D64: &[&str] = &["attention_forward_sm80_f16_d64_plain"];
 /// Rows of 192 bytes; Q is read again for every tile of keys, and some threads copy nothing.
 const D96: &[&str] = &["attention_forward_sm80_bf16_d96_plain"];
+/// The kernels for Hopper: two warpgroups that compute, output with a tile of its own.
+const HOPPER: &[&str] = &["attention_forward_sm90a_bf16_d128_plain"];
+/// Rows of one panel.
+const HOPPER_D64: &[&str] = &["attention_forward_sm90a_f16_d64_plain"];
+/// The output has Q's tile.
+const HOPPER_WIDE: &[&str] = &["attention_forward_sm90a_f16_d256_plain"];
 /// Every option, rows of any alignment.
 const GENERAL: &[&str] = &["attention_forward_sm80_f16_d64_general"];
 /// The same without tensor cores.
@@ -98,20 +107,32 @@ const WEIGHT_GRADIENTS: &[&str] = &["norm_weight_gradients_sm80_f32"];
 /// Kinds of hazards, as the emulator names them.
 const ASYNC: &str = "asynchronous copy in flight";
 const BARRIER: &str = "barrier divergence";
+const COUNT: &str = "barrier count";
 const BOUNDS: &str = "out of bounds";
 const DEADLOCK: &str = "deadlock";
 const GLOBAL_RACE: &str = "global memory race";
 const INVALID: &str = "invalid participant";
+const MBARRIER: &str = "mbarrier";
 const MISALIGNED: &str = "misaligned";
 const PARTICIPANTS: &str = "missing participants";
+const POOL: &str = "register pool";
+const PRODUCT: &str = "missing wgmma fence";
+const PROXY: &str = "missing proxy fence";
 const RACE: &str = "shared memory race";
 const UNDEFINED: &str = "undefined register";
+const UNFINISHED: &str = "unfinished copy";
 const UNWRITTEN: &str = "uninitialized memory";
+const WARPGROUP: &str = "warpgroup mismatch";
+/// What a product in flight shows in: its registers, its operands, or a warp that ends before it does.
+const REGISTERS: &[&str] = &["register in flight", "missing wgmma fence", ASYNC, RACE, "unfinished matrix product"];
 
 /// The whole suite.
 pub fn mutants() -> Vec<Mutant> {
     [
         attention_forward_sm80::mutants(),
+        attention_forward_sm90::mutants(),
+        hopper_ring::mutants(),
+        hopper_wgmma::mutants(),
         online_softmax::mutants(),
         mask::mutants(),
         score::mutants(),

@@ -3,7 +3,8 @@
 //!
 //! A register that every path writes before it reads gets a row for the span of instructions in which it is live,
 //! loops included. This holds for each lane by itself, so it does not matter where the lanes of a warp are. Registers
-//! that may be read before they are written keep a row of their own, which tells which lanes wrote it.
+//! that may be read before they are written keep a row of their own, which tells which lanes wrote it, and so do
+//! registers of asynchronous matrix products, which are in use longer than the instructions tell.
 
 use std::collections::BTreeSet;
 
@@ -14,6 +15,19 @@ use crate::module::{Class, Instruction, Kernel, Operand};
 pub(super) struct Access {
     pub reads: Vec<u32>,
     pub writes: Vec<u32>,
+    /// The instruction goes on using its word registers after the next ones have begun.
+    pub holds: bool,
+}
+
+/// The registers that some instruction holds.
+pub(super) fn held(kernel: &Kernel, accesses: &[Access]) -> Vec<bool> {
+    let mut held = vec![false; kernel.registers.len()];
+    for access in accesses.iter().filter(|access| access.holds) {
+        for register in access.reads.iter().chain(&access.writes) {
+            held[*register as usize] |= kernel.registers[*register as usize].ty.class() == Class::Word;
+        }
+    }
+    held
 }
 
 /// A set of registers.
@@ -93,12 +107,13 @@ pub(super) fn allocate(kernel: &Kernel, accesses: &[Access]) -> Rows {
     }
     let mut rows = Rows { of: vec![None; count], words: 0, longs: 0, own: vec![false; count] };
     let undefined = |register: u32| blocks.first().is_some_and(|entry| entry.live_in.contains(register));
+    let held = held(kernel, accesses);
     for wanted in [Class::Word, Class::Long] {
         let mut order: Vec<(usize, usize, u32)> = Vec::new();
         let mut next = 0;
         for register in (0..count as u32).filter(|register| class(*register) == wanted) {
             let Some((first, last)) = spans[register as usize] else { continue };
-            if undefined(register) {
+            if undefined(register) || held[register as usize] {
                 rows.of[register as usize] = Some(next);
                 rows.own[register as usize] = true;
                 next += 1;

@@ -37,6 +37,11 @@ impl<'a> Form<'a> {
         choices.iter().find(|(name, _)| self.accept(name)).map(|(_, value)| *value)
     }
 
+    /// The first modifier of the instruction that is one of these, taken or not.
+    pub fn first_of(&self, names: &[&str]) -> Option<&'a str> {
+        self.modifiers.iter().map(|(text, _)| *text).find(|text| names.contains(text))
+    }
+
     /// Takes one of these modifiers, or refuses the instruction.
     pub fn require<T: Copy>(&self, what: &str, choices: &[(&str, T)]) -> Result<T, Error> {
         self.choose(choices).ok_or_else(|| {

@@ -5,6 +5,8 @@ use crate::module::{Kernel, Operand, Space, Variable};
 
 /// Generic addresses of shared memory start here.
 pub(crate) const SHARED_WINDOW: u64 = 0x7f00_0000_0000;
+/// An address of `shared::cluster` names the block of rank r by r + 1 from this bit on; 0 there is the own block.
+pub(crate) const RANK_SHIFT: u32 = 24;
 /// Generic addresses of a thread's local memory start here.
 pub(crate) const LOCAL_WINDOW: u64 = 0x7e00_0000_0000;
 /// Addresses of kernel parameters start here, in the parameter space and in the generic one.
@@ -110,6 +112,10 @@ fn names<'a>(operand: &'a Operand, scope: u32, found: &mut std::collections::Has
             }
         }
         Operand::Address(base, _) => names(base, scope, found),
+        Operand::Tensor(map, coordinates) => {
+            names(map, scope, found);
+            coordinates.iter().for_each(|coordinate| names(coordinate, scope, found));
+        }
         Operand::Pair(first, second) => {
             names(first, scope, found);
             names(second, scope, found);

@@ -16,7 +16,7 @@ pub(crate) use operands::Address;
 use crate::Error;
 use crate::instructions;
 use crate::machine::Handler;
-use crate::module::{Class, Instruction, Kernel};
+use crate::module::{Class, Instruction, Kernel, ScalarType};
 use allocation::Access;
 use layout::{LocalLayout, SharedLayout};
 use special::Special;
@@ -45,6 +45,8 @@ pub(crate) struct Inst {
     pub guard: u32,
     pub guard_negated: bool,
     pub sync: Sync,
+    /// Whether it reads or writes registers that asynchronous products hold as well.
+    pub touches: bool,
     /// Whether it only computes: a lane's results from that lane's sources.
     pub is_pure: bool,
     /// Destination row.
@@ -66,6 +68,7 @@ impl Inst {
             guard: ALWAYS,
             guard_negated: false,
             sync: Sync::None,
+            touches: false,
             is_pure: false,
             d: 0,
             a: 0,
@@ -76,6 +79,33 @@ impl Inst {
             rows: Box::default(),
         }
     }
+}
+
+/// A word row that an ordinary instruction shares with asynchronous products.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Touch {
+    pub row: u32,
+    pub writes: bool,
+}
+
+/// The operands of a bulk copy; those that it has not are of no meaning.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct BulkForm {
+    pub destination: Address,
+    pub source: Address,
+    pub mbarrier: Address,
+    /// Global memory, or the tensor map.
+    pub global: Address,
+    /// Dimensions of the tensor, 0 for plain bytes.
+    pub map_rank: u32,
+    /// Rows of the coordinates of a box.
+    pub coordinates: Box<[u32]>,
+    /// Row of the number of bytes.
+    pub bytes: u32,
+    /// Row of a mask of blocks of the cluster.
+    pub ranks: Option<u32>,
+    /// An operation of `atom`, and its type where the tensor map does not say.
+    pub reduction: Option<(u32, Option<ScalarType>)>,
 }
 
 /// What the addresses of symbols depend on.
@@ -102,6 +132,11 @@ pub(crate) struct Program {
     pub long_names: HashMap<u32, String>,
     pub predicate_names: HashMap<u32, String>,
     pub tables: Vec<Vec<u32>>,
+    pub bulk_forms: Vec<BulkForm>,
+    /// Per instruction, for those with [`Inst::touches`].
+    pub touches: Vec<Box<[Touch]>>,
+    /// The kernel has instructions of warpgroups.
+    pub has_warpgroups: bool,
     pub shared: SharedLayout,
     pub local: LocalLayout,
     /// The kernel may order memory between blocks (atomics, volatile or acquire/release accesses).
@@ -140,6 +175,9 @@ pub(crate) fn decode(kernel: &Kernel, bindings: Bindings<'_>) -> Result<Program,
         let inst = decoder.instruction(instruction)?;
         decoder.program.code.push(inst);
     }
+    if decoder.program.has_warpgroups {
+        decoder.find_touches(&accesses);
+    }
     Ok(decoder.program)
 }
 
@@ -162,6 +200,9 @@ impl<'a> Decoder<'a> {
                 long_names: HashMap::new(),
                 predicate_names: HashMap::new(),
                 tables: Vec::new(),
+                bulk_forms: Vec::new(),
+                touches: Vec::new(),
+                has_warpgroups: false,
                 shared: SharedLayout::of(kernel),
                 local: LocalLayout::of(kernel)?,
                 communicates: false,
@@ -200,6 +241,28 @@ impl<'a> Decoder<'a> {
             inst.guard_negated = negated;
         }
         Ok(inst)
+    }
+
+    /// The instruction's word registers belong to it until a wait.
+    pub fn hold_registers(&mut self) {
+        self.access.holds = true;
+    }
+
+    /// Notes the ordinary instructions that name registers of asynchronous products.
+    fn find_touches(&mut self, accesses: &[Access]) {
+        let held = allocation::held(self.kernel, accesses);
+        for (inst, access) in self.program.code.iter_mut().zip(accesses) {
+            let mut found = Vec::new();
+            for (registers, writes) in [(&access.reads, false), (&access.writes, true)] {
+                for register in registers.iter().filter(|register| !access.holds && held[**register as usize]) {
+                    if let Some(row) = self.register_rows[*register as usize] {
+                        found.push(Touch { row, writes });
+                    }
+                }
+            }
+            inst.touches = !found.is_empty();
+            self.program.touches.push(found.into());
+        }
     }
 
     fn new_row(&mut self, class: Class) -> u32 {

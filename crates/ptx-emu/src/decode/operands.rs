@@ -7,7 +7,7 @@ use crate::Error;
 use crate::module::{Class, Operand, ScalarType, Space};
 
 /// The address operand of a memory instruction.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Address {
     /// Row of the base.
     pub row: u32,

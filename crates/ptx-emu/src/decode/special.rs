@@ -13,6 +13,13 @@ pub(crate) enum Special {
     Multiprocessor,
     MultiprocessorCount,
     GridId,
+    ClusterShape(u8),
+    ClusterIndex(u8),
+    /// Place of the block in its cluster.
+    ClusterPlace(u8),
+    ClusterGridShape(u8),
+    ClusterRank,
+    ClusterSize,
     LaneMaskEq,
     LaneMaskLt,
     LaneMaskLe,
@@ -40,6 +47,20 @@ pub(crate) fn lookup(name: &str) -> Option<Special> {
         "%nctaid.x" => GridShape(0),
         "%nctaid.y" => GridShape(1),
         "%nctaid.z" => GridShape(2),
+        "%cluster_nctaid.x" => ClusterShape(0),
+        "%cluster_nctaid.y" => ClusterShape(1),
+        "%cluster_nctaid.z" => ClusterShape(2),
+        "%clusterid.x" => ClusterIndex(0),
+        "%clusterid.y" => ClusterIndex(1),
+        "%clusterid.z" => ClusterIndex(2),
+        "%cluster_ctaid.x" => ClusterPlace(0),
+        "%cluster_ctaid.y" => ClusterPlace(1),
+        "%cluster_ctaid.z" => ClusterPlace(2),
+        "%nclusterid.x" => ClusterGridShape(0),
+        "%nclusterid.y" => ClusterGridShape(1),
+        "%nclusterid.z" => ClusterGridShape(2),
+        "%cluster_ctarank" => ClusterRank,
+        "%cluster_nctarank" => ClusterSize,
         "%laneid" => Lane,
         "%warpid" => Warp,
         "%nwarpid" => WarpCount,
@@ -65,6 +86,7 @@ pub(crate) struct Place {
     pub block_linear: u64,
     pub block_shape: [u32; 3],
     pub grid_shape: [u32; 3],
+    pub cluster_shape: [u32; 3],
     pub dynamic_shared_bytes: u32,
     pub total_shared_bytes: u32,
 }
@@ -76,6 +98,7 @@ impl Special {
     /// The value for one lane at the start of a block.
     pub fn value(self, place: &Place, lane: u32) -> u32 {
         let thread = place.warp * 32 + lane;
+        let (cluster, block) = (place.cluster_shape, place.block_index);
         match self {
             Special::ThreadIndex(0) => thread % place.block_shape[0],
             Special::ThreadIndex(1) => thread / place.block_shape[0] % place.block_shape[1],
@@ -83,6 +106,15 @@ impl Special {
             Special::BlockShape(axis) => place.block_shape[usize::from(axis)],
             Special::BlockIndex(axis) => place.block_index[usize::from(axis)],
             Special::GridShape(axis) => place.grid_shape[usize::from(axis)],
+            Special::ClusterShape(axis) => cluster[usize::from(axis)],
+            Special::ClusterIndex(axis) => block[usize::from(axis)] / cluster[usize::from(axis)],
+            Special::ClusterPlace(axis) => block[usize::from(axis)] % cluster[usize::from(axis)],
+            Special::ClusterGridShape(axis) => place.grid_shape[usize::from(axis)] / cluster[usize::from(axis)],
+            Special::ClusterRank => {
+                let [x, y, z]: [u32; 3] = std::array::from_fn(|axis| block[axis] % cluster[axis]);
+                x + cluster[0] * (y + cluster[1] * z)
+            }
+            Special::ClusterSize => cluster.iter().product(),
             Special::Lane => lane,
             Special::Warp => place.warp,
             Special::WarpCount => 64,

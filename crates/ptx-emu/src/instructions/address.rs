@@ -1,7 +1,7 @@
 //! What all memory instructions share: addresses, bounds, and the reports when they are wrong.
 
 use crate::decode::{Address, Inst};
-use crate::hazard::{Access, HazardKind};
+use crate::hazard::{Access, HazardKind, MbarrierFault};
 use crate::machine::report::other;
 use crate::machine::{Exec, Step, each_lane};
 use crate::module::Space;
@@ -109,8 +109,13 @@ impl Exec<'_> {
     #[inline(never)]
     pub fn report_conflict(&mut self, space: Space, access: Access, lane: usize, address: u64, conflict: Conflict) {
         let kind = match conflict {
+            Conflict::Race(event) if event.access == Access::AsyncWrite => {
+                HazardKind::AsyncInFlight { space, access, copy: other(self.launch, event) }
+            }
             Conflict::Race(event) => HazardKind::Race { space, access, other: other(self.launch, event) },
-            Conflict::InFlight(event) => HazardKind::AsyncInFlight { access, copy: other(self.launch, event) },
+            Conflict::InFlight(event) => HazardKind::AsyncInFlight { space, access, copy: other(self.launch, event) },
+            Conflict::Unfenced(event) => HazardKind::MissingProxyFence { access, other: other(self.launch, event) },
+            Conflict::Barrier => HazardKind::Mbarrier { fault: MbarrierFault::Touched },
         };
         self.report(Some(lane as u32), Some(address), kind);
     }

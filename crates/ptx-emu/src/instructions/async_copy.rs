@@ -1,9 +1,8 @@
-//! `cp.async`: copies from global to shared memory that complete at a wait. Bulk and tensor copies
-//! belong here too and are refused.
+//! `cp.async`: copies from global to shared memory that complete at a wait. Bulk and tensor copies are in [`super::bulk`].
 
 use super::address::addresses;
-use super::global;
 use super::memory::shared_bounds;
+use super::{bulk, global};
 use crate::Error;
 use crate::counters::{global_sectors, shared_wavefronts};
 use crate::decode::{Decoder, Form, Inst};
@@ -24,8 +23,16 @@ const NEGATED: u32 = 16;
 const BYTES_SHIFT: u32 = 8;
 
 pub(super) fn decode(d: &mut Decoder<'_>, f: &Form<'_>) -> Result<Inst, Error> {
-    if !f.accept("async") || f.accept("bulk") {
-        return Err(f.unsupported("only the non-bulk cp.async is modelled"));
+    let reduces = f.accept("reduce");
+    f.require("the kind", &[("async", ())])?;
+    if f.accept("bulk") {
+        return bulk::decode(d, f, reduces);
+    }
+    if reduces {
+        return Err(f.unsupported("only bulk copies reduce"));
+    }
+    if f.accept("mbarrier") {
+        return Err(f.unsupported("copies of single lanes are not announced to mbarriers here"));
     }
     if f.accept("commit_group") {
         f.expect_operands(0..=0)?;

@@ -2,7 +2,7 @@
 
 use super::address::{addresses, set_address};
 use super::global;
-use super::memory::{ORDERED, STRONG, acquire, by_window, extend_release, fetch, put, shared_bounds, space};
+use super::memory::{ORDERED, STRONG, acquire, by_rank, by_window, extend_release, fetch, put, shared_bounds, space};
 use crate::Error;
 use crate::counters::{global_sectors, shared_wavefronts};
 use crate::decode::{Decoder, Form, Inst};
@@ -85,6 +85,37 @@ pub(super) fn decode(d: &mut Decoder<'_>, f: &Form<'_>) -> Result<Inst, Error> {
         inst.c = d.source(f, f.operand(first + 2)?, ty)?;
     }
     Ok(inst)
+}
+
+/// The operation of that name on a type, as bulk reductions have it: its number for [`combine_numbered`].
+pub(super) fn reduction(f: &Form<'_>) -> Result<(u32, ScalarType), Error> {
+    let index = OPERATIONS.iter().position(|(name, _)| f.accept(name));
+    let index = index.ok_or_else(|| f.unsupported("the operation is missing or unknown"))?;
+    f.accept("noftz");
+    let ty = f.ty()?;
+    let is_known = !matches!(OPERATIONS[index].1, Operation::Exchange | Operation::CompareSwap)
+        && allowed(OPERATIONS[index].1, ty);
+    if is_known { Ok((index as u32, ty)) } else { Err(f.unsupported(format!("no such reduction of {ty:?}"))) }
+}
+
+/// The number of an operation for [`combine_numbered`], if it exists for the type.
+pub(super) fn operation_number(f: &Form<'_>) -> Result<u32, Error> {
+    let names = ["add", "min", "max", "inc", "dec", "and", "or", "xor"];
+    let name = names.iter().find(|name| f.accept(name)).ok_or_else(|| f.unsupported("the operation is missing"))?;
+    Ok(OPERATIONS.iter().position(|(known, _)| known == name).unwrap_or_default() as u32)
+}
+
+/// Whether an operation, given by its number, exists for a type.
+pub(super) fn exists(operation: u32, ty: ScalarType) -> bool {
+    OPERATIONS.get(operation as usize).is_some_and(|(_, operation)| allowed(*operation, ty))
+}
+
+/// The new value in memory, for an operation given by its number.
+pub(super) fn combine_numbered(ty: ScalarType, operation: u32, old: u64, new: u64) -> u64 {
+    match OPERATIONS.get(operation as usize) {
+        Some((_, operation)) => combine(*operation, ty, old, new, 0),
+        None => old,
+    }
 }
 
 fn allowed(operation: Operation, ty: ScalarType) -> bool {
@@ -190,10 +221,12 @@ fn execute(x: &mut Exec<'_>, i: &Inst, mask: u32) -> Step {
     let c = if compare { operands(x, i.c) } else { [0; 32] };
     let mut old = [0; 32];
     let ok = match SPACES[(i.flags >> SPACE_SHIFT & 3) as usize] {
-        Space::Shared => shared(x, i, &all, mask, (&b, &c), &mut old),
+        Space::Shared => by_rank(x, &all, mask, |x, lanes, inside| shared(x, i, inside, lanes, (&b, &c), &mut old)),
         Space::Global => in_global(x, i, &all, mask, (&b, &c), &mut old),
         _ => by_window(&all, mask, |space, lanes, shifted| match space {
-            Space::Shared => shared(x, i, shifted, lanes, (&b, &c), &mut old),
+            Space::Shared => {
+                by_rank(x, shifted, lanes, |x, lanes, inside| shared(x, i, inside, lanes, (&b, &c), &mut old))
+            }
             _ => in_global(x, i, shifted, lanes, (&b, &c), &mut old),
         }),
     };

@@ -8,6 +8,7 @@ use crate::counters::shared_wavefronts;
 use crate::decode::layout::{LOCAL_WINDOW, SHARED_WINDOW};
 use crate::decode::{Decoder, Form, Inst};
 use crate::hazard::Access;
+use crate::machine::cluster::rank_of;
 use crate::machine::lanes::{long1, word1};
 use crate::machine::{Exec, Handler, Step, each_lane};
 use crate::module::{Class, Operand, ScalarType, Space};
@@ -41,6 +42,7 @@ pub(super) fn space(f: &Form<'_>) -> Space {
         ("global", Space::Global),
         ("shared", Space::Shared),
         ("shared::cta", Space::Shared),
+        ("shared::cluster", Space::Shared),
         ("local", Space::Local),
         ("const", Space::Const),
         ("param", Space::Param),
@@ -190,24 +192,20 @@ fn load_from<const SPACE: u8>(x: &mut Exec<'_>, i: &Inst, mask: u32) -> Step {
     let all = addresses(x, i, mask);
     let bytes = total_bytes(i);
     let mut data: Data = [[u32::MAX; 4]; 32];
-    let strong = i.flags & STRONG != 0;
     let ok = match SPACE {
-        GLOBAL => global::load(x, &all, mask, bytes, strong, &mut data),
-        SHARED => load_shared(x, &all, mask, bytes, strong, &mut data),
+        GLOBAL => load_global(x, i, &all, mask, &mut data),
+        SHARED => load_shared(x, i, &all, mask, &mut data),
         LOCAL => local::load(x, &all, mask, bytes, &mut data),
         PARAM => load_parameter(x, &all, mask, bytes, &mut data),
         _ => by_window(&all, mask, |space, lanes, shifted| match space {
-            Space::Shared => load_shared(x, shifted, lanes, bytes, strong, &mut data),
+            Space::Shared => load_shared(x, i, shifted, lanes, &mut data),
             Space::Local => local::load(x, shifted, lanes, bytes, &mut data),
             Space::Param => load_parameter(x, shifted, lanes, bytes, &mut data),
-            _ => global::load(x, shifted, lanes, bytes, strong, &mut data),
+            _ => load_global(x, i, shifted, lanes, &mut data),
         }),
     };
     if !ok {
         return Step::Fault;
-    }
-    if strong {
-        acquire(x, i.flags & ORDERED != 0, mask, &all, SPACE == SHARED);
     }
     scatter(x, i, mask, &data);
     Step::Next
@@ -218,21 +216,61 @@ fn store_to<const SPACE: u8>(x: &mut Exec<'_>, i: &Inst, mask: u32) -> Step {
     let bytes = total_bytes(i);
     let mut data: Data = [[0; 4]; 32];
     gather(x, i, mask, &mut data);
-    let strong = i.flags & STRONG != 0;
-    if strong {
-        release(x, i.flags & ORDERED != 0, mask, &all, SPACE == SHARED);
-    }
     let ok = match SPACE {
-        GLOBAL => global::store(x, &all, mask, bytes, strong, &data),
-        SHARED => store_shared(x, &all, mask, bytes, strong, &data),
+        GLOBAL => store_global(x, i, &all, mask, &data),
+        SHARED => store_shared(x, i, &all, mask, &data),
         LOCAL => local::store(x, &all, mask, bytes, &data),
         _ => by_window(&all, mask, |space, lanes, shifted| match space {
-            Space::Shared => store_shared(x, shifted, lanes, bytes, strong, &data),
+            Space::Shared => store_shared(x, i, shifted, lanes, &data),
             Space::Local => local::store(x, shifted, lanes, bytes, &data),
-            _ => global::store(x, shifted, lanes, bytes, strong, &data),
+            _ => store_global(x, i, shifted, lanes, &data),
         }),
     };
     if ok { Step::Next } else { Step::Fault }
+}
+
+fn load_global(x: &mut Exec<'_>, i: &Inst, all: &[u64; 32], mask: u32, data: &mut Data) -> bool {
+    let strong = i.flags & STRONG != 0;
+    let ok = global::load(x, all, mask, total_bytes(i), strong, data);
+    if ok && strong {
+        acquire(x, i.flags & ORDERED != 0, mask, all, false);
+    }
+    ok
+}
+
+fn store_global(x: &mut Exec<'_>, i: &Inst, all: &[u64; 32], mask: u32, data: &Data) -> bool {
+    let strong = i.flags & STRONG != 0;
+    if strong {
+        release(x, i.flags & ORDERED != 0, mask, all, false);
+    }
+    global::store(x, all, mask, total_bytes(i), strong, data)
+}
+
+/// Splits addresses of shared memory by the block of the cluster they name.
+pub(super) fn by_rank(
+    x: &mut Exec<'_>,
+    all: &[u64; 32],
+    mask: u32,
+    mut access: impl FnMut(&mut Exec<'_>, u32, &[u64; 32]) -> bool,
+) -> bool {
+    let mut rest = mask;
+    while rest != 0 {
+        let lane = rest.trailing_zeros() as usize;
+        let (rank, address) = rank_of(all[lane]);
+        let same = each_lane(rest).filter(|l| rank_of(all[*l]).0 == rank).fold(0, |same, lane| same | 1u32 << lane);
+        rest &= !same;
+        let ok = match rank {
+            None => access(x, same, all),
+            Some(rank) => {
+                let shifted = all.map(|address| u64::from(rank_of(address).1));
+                x.in_block(rank, lane, address, |x| access(x, same, &shifted)).unwrap_or(true)
+            }
+        };
+        if !ok {
+            return false;
+        }
+    }
+    true
 }
 
 /// Splits generic addresses by the window they point into.
@@ -357,7 +395,18 @@ pub(super) fn shared_bounds(x: &mut Exec<'_>, all: &[u64; 32], mask: u32, bytes:
     false
 }
 
-fn load_shared(x: &mut Exec<'_>, all: &[u64; 32], mask: u32, bytes: u32, strong: bool, data: &mut Data) -> bool {
+fn load_shared(x: &mut Exec<'_>, i: &Inst, all: &[u64; 32], mask: u32, data: &mut Data) -> bool {
+    let (bytes, strong) = (total_bytes(i), i.flags & STRONG != 0);
+    by_rank(x, all, mask, |x, lanes, inside| {
+        let ok = load_own_shared(x, inside, lanes, bytes, strong, data);
+        if ok && strong {
+            acquire(x, i.flags & ORDERED != 0, lanes, inside, true);
+        }
+        ok
+    })
+}
+
+fn load_own_shared(x: &mut Exec<'_>, all: &[u64; 32], mask: u32, bytes: u32, strong: bool, data: &mut Data) -> bool {
     if !shared_bounds(x, all, mask, bytes, Access::Read) {
         return false;
     }
@@ -425,7 +474,17 @@ impl Exec<'_> {
     }
 }
 
-fn store_shared(x: &mut Exec<'_>, all: &[u64; 32], mask: u32, bytes: u32, strong: bool, data: &Data) -> bool {
+fn store_shared(x: &mut Exec<'_>, i: &Inst, all: &[u64; 32], mask: u32, data: &Data) -> bool {
+    let (bytes, strong) = (total_bytes(i), i.flags & STRONG != 0);
+    by_rank(x, all, mask, |x, lanes, inside| {
+        if strong {
+            release(x, i.flags & ORDERED != 0, lanes, inside, true);
+        }
+        store_own_shared(x, inside, lanes, bytes, strong, data)
+    })
+}
+
+fn store_own_shared(x: &mut Exec<'_>, all: &[u64; 32], mask: u32, bytes: u32, strong: bool, data: &Data) -> bool {
     if !shared_bounds(x, all, mask, bytes, Access::Write) {
         return false;
     }
@@ -529,6 +588,7 @@ pub(super) fn extend_release(x: &mut Exec<'_>, ordered: bool, address: u64, shar
 fn prefetch(d: &mut Decoder<'_>, f: &Form<'_>) -> Result<Inst, Error> {
     space(f);
     f.skip_cache_hints();
+    f.accept("tensormap");
     f.choose(&[("L1", ()), ("L2", ()), ("uniform", ())]);
     f.choose(&[("L2::evict_last", ()), ("L2::evict_normal", ())]);
     let mut inst = Inst::new(|x, i, mask| {

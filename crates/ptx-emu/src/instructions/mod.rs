@@ -6,6 +6,8 @@ mod address;
 mod async_copy;
 mod atomic;
 mod bits;
+mod bulk;
+mod cluster;
 mod compare;
 mod control;
 mod convert;
@@ -15,11 +17,14 @@ mod half;
 mod integer;
 mod local;
 mod matrix;
+mod mbarrier;
 mod memory;
 mod mma;
 mod movement;
+mod setmaxnreg;
 mod sync;
 mod warp;
+mod wgmma;
 
 use crate::Error;
 use crate::decode::{Decoder, Form, Inst};
@@ -55,8 +60,17 @@ pub(crate) fn decode(d: &mut Decoder<'_>, f: &mut Form<'_>) -> Result<Inst, Erro
         "ldmatrix" | "stmatrix" | "movmatrix" => matrix::decode(d, f),
         "mma" => mma::decode(d, f),
         "bra" | "brx" | "ret" | "exit" | "trap" | "brkpt" | "nanosleep" | "pmevent" => control::decode(d, f),
+        "barrier" if f.accept("cluster") => cluster::barrier(f),
         "bar" | "barrier" | "membar" | "fence" => sync::decode(d, f),
-        "shfl" | "vote" | "match" | "activemask" | "redux" => warp::decode(d, f),
+        "mbarrier" => mbarrier::decode(d, f),
+        "mapa" => cluster::map_address(d, f),
+        "getctarank" => cluster::rank(d, f),
+        "griddepcontrol" => sync::grid_dependency(f),
+        "shfl" | "vote" | "match" | "activemask" | "redux" | "elect" => warp::decode(d, f),
+        "wgmma" | "setmaxnreg" => {
+            d.program.has_warpgroups = true;
+            if f.base == "wgmma" { wgmma::decode(d, f) } else { setmaxnreg::decode(d, f) }
+        }
         _ => Err(f.unsupported("the opcode is unknown or belongs to a part that is not modelled")),
     }
 }

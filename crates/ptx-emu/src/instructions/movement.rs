@@ -5,6 +5,7 @@ use super::unary;
 use crate::Error;
 use crate::decode::layout::{LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::decode::{Decoder, Form, Inst};
+use crate::machine::cluster::rank_of;
 use crate::machine::lanes::{long1, mixed, word1};
 use crate::machine::{Exec, Handler, Step, each_lane};
 use crate::module::ScalarType::*;
@@ -159,6 +160,7 @@ fn space(f: &Form<'_>) -> Result<Space, Error> {
         ("global", Space::Global),
         ("shared", Space::Shared),
         ("shared::cta", Space::Shared),
+        ("shared::cluster", Space::Shared),
         ("local", Space::Local),
         ("const", Space::Const),
         ("param", Space::Param),
@@ -212,23 +214,32 @@ pub(super) fn window_of(address: u64) -> Space {
     }
 }
 
-/// `isspacep.space p, a`
+/// `isspacep.space p, a`. The shared memory of the own block is a part of that of the cluster.
 fn is_space(d: &mut Decoder<'_>, f: &Form<'_>) -> Result<Inst, Error> {
-    let space = space(f)?;
+    let of_cluster = f.accept("shared::cluster");
+    let space = if of_cluster { Space::Shared } else { space(f)? };
     if space == Space::Const {
         return Err(f.unsupported("isspacep.const is not modelled"));
     }
+    const OWN_SHARED: u32 = 1;
     fn handler(x: &mut Exec<'_>, i: &Inst, mask: u32) -> Step {
         let a = x.long(i.a, mask);
-        let wanted = [Space::Global, Space::Shared, Space::Local, Space::Param][i.flags as usize];
-        let value = each_lane(mask).filter(|lane| window_of(a[*lane]) == wanted).fold(0, |all, lane| all | 1 << lane);
+        let wanted = [Space::Global, Space::Shared, Space::Local, Space::Param, Space::Shared][i.flags as usize];
+        let own = x.block.rank;
+        let is_elsewhere = |address: u64| rank_of(address & 0xffff_ffff).0.is_some_and(|rank| rank != own);
+        let is_inside = |lane: &usize| {
+            let address = a[*lane];
+            window_of(address) == wanted && !(i.flags == OWN_SHARED && is_elsewhere(address))
+        };
+        let value = each_lane(mask).filter(is_inside).fold(0, |all, lane| all | 1 << lane);
         x.set_predicate(i.d, mask, value);
         Step::Next
     }
     let mut inst = unary(d, f, handler, Pred, U64)?;
     inst.flags = match space {
         Space::Global => 0,
-        Space::Shared => 1,
+        Space::Shared if of_cluster => 4,
+        Space::Shared => OWN_SHARED,
         Space::Local => 2,
         _ => 3,
     };

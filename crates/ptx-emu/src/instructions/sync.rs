@@ -19,6 +19,16 @@ pub(super) fn decode(d: &mut Decoder<'_>, f: &Form<'_>) -> Result<Inst, Error> {
             f.require("the scope", &[("cta", ()), ("gl", ()), ("sys", ())])?;
             fence(f)
         }
+        "fence" if f.accept("proxy") => proxy_fence(f),
+        "fence" if f.accept("mbarrier_init") => {
+            f.require("the semantics", &[("release", ())])?;
+            f.require("the scope", &[("cluster", ())])?;
+            f.expect_operands(0..=0)?;
+            Ok(Inst::new(|x, _, mask| {
+                x.fence_mbarriers(mask, true);
+                Step::Next
+            }))
+        }
         "fence" => {
             f.choose(&[("sc", ()), ("acq_rel", ()), ("acquire", ()), ("release", ())]);
             f.require("the scope", &[("cta", ()), ("cluster", ()), ("gpu", ()), ("sys", ())])?;
@@ -26,6 +36,34 @@ pub(super) fn decode(d: &mut Decoder<'_>, f: &Form<'_>) -> Result<Inst, Error> {
         }
         _ => barrier(d, f),
     }
+}
+
+/// `fence.proxy.async{.space}` and `fence.proxy.alias`
+fn proxy_fence(f: &Form<'_>) -> Result<Inst, Error> {
+    f.expect_operands(0..=0)?;
+    if f.accept("alias") {
+        // All names of a byte are one here.
+        return Ok(Inst::new(|_, _, _| Step::Next));
+    }
+    f.require("the proxy", &[("async", ())])?;
+    let space = f.choose(&[("shared::cta", true), ("shared::cluster", true), ("global", false)]);
+    // Global memory has one proxy here.
+    if space == Some(false) {
+        return Ok(Inst::new(|_, _, _| Step::Next));
+    }
+    Ok(Inst::new(|x, _, mask| {
+        let live = x.warp.live;
+        x.warp.clock.fence_proxy(mask, live);
+        x.fence_mbarriers(mask, false);
+        Step::Next
+    }))
+}
+
+/// `griddepcontrol`: launches follow one another here, so that there is nothing to wait for.
+pub(super) fn grid_dependency(f: &Form<'_>) -> Result<Inst, Error> {
+    f.require("the action", &[("launch_dependents", ()), ("wait", ())])?;
+    f.expect_operands(0..=0)?;
+    Ok(Inst::new(|_, _, _| Step::Next))
 }
 
 fn fence(f: &Form<'_>) -> Result<Inst, Error> {

@@ -5,8 +5,8 @@ use crate::decode::{Decoder, Form, Inst, Sync};
 use crate::hazard::HazardKind;
 use crate::machine::registers::Words;
 use crate::machine::{Exec, Handler, Step, each_lane};
-use crate::module::Class;
 use crate::module::ScalarType::{B32, Pred, S32, U32};
+use crate::module::{Class, Operand};
 
 const NO_ROW: u32 = u32::MAX;
 const NEGATED: u32 = 1;
@@ -26,6 +26,7 @@ pub(super) fn decode(d: &mut Decoder<'_>, f: &Form<'_>) -> Result<Inst, Error> {
         "shfl" => shuffle(d, f),
         "vote" => vote(d, f),
         "match" => matching(d, f),
+        "elect" => elect(d, f),
         _ => reduce(d, f),
     }
 }
@@ -207,6 +208,28 @@ fn same<const ALL: bool, const LONG: bool>(x: &mut Exec<'_>, i: &Inst, mask: u32
         x.set_predicate(i.rows[0], mask, agree);
     }
     Step::Next
+}
+
+/// `elect.sync d|p, members`: the lowest lane leads.
+fn elect(d: &mut Decoder<'_>, f: &Form<'_>) -> Result<Inst, Error> {
+    f.require("the convergence", &[("sync", ())])?;
+    f.expect_operands(2..=2)?;
+    let mut inst = Inst::new(|x, i, mask| {
+        let members = members(x, i.b, mask);
+        let leader: Words = std::array::from_fn(|lane| (members[lane] & mask | 1 << lane).trailing_zeros());
+        let leads = each_lane(mask).filter(|lane| leader[*lane] as usize == *lane).fold(0, |all, lane| all | 1 << lane);
+        x.set_word(i.d, mask, &leader);
+        x.set_predicate(i.a, mask, leads);
+        Step::Next
+    });
+    let Operand::Pair(first, second) = f.operand(0)? else {
+        return Err(f.unsupported("the destination must be a pair of a register and a predicate"));
+    };
+    inst.d = d.destination(f, first, B32)?;
+    inst.a = d.destination(f, second, Pred)?;
+    inst.b = d.source(f, f.operand(1)?, B32)?;
+    inst.sync = Sync::Members(inst.b);
+    Ok(inst)
 }
 
 /// `redux.sync.op.type d, a, members`

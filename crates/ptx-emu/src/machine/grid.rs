@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rayon::prelude::*;
 
-use super::block::{Block, Pool, Progress};
+use super::block::{Cluster, Pool, Progress};
 use super::registers::Registers;
 use super::report::{HazardSink, Place, other};
 use crate::counters::Tally;
@@ -17,8 +17,8 @@ use crate::options::Options;
 use crate::shadow::global::Summary;
 use crate::{Error, Launch, Memory, Report};
 
-/// Blocks that are resident together when they may wait for each other.
-const RESIDENT: usize = 64;
+/// Blocks of a cluster that every launch may ask for, and more by a function attribute.
+const CLUSTER_MAX: u64 = 16;
 /// Warp instructions after which a block that may wait for others makes room for the next.
 const BLOCK_TURN: u64 = 200_000;
 
@@ -32,10 +32,14 @@ pub(crate) struct LaunchState<'a> {
     pub parameters: Vec<u8>,
     pub grid: [u32; 3],
     pub block: [u32; 3],
+    /// Blocks of a cluster.
+    pub cluster: [u32; 3],
     /// Warps per block.
     pub warps: usize,
     pub dynamic_shared_bytes: u32,
     pub shared_bytes: u32,
+    /// Registers per thread, 0 if unknown.
+    pub registers: u32,
     source_positions: OnceLock<Vec<u32>>,
 }
 
@@ -77,6 +81,21 @@ impl LaunchState<'_> {
         all.get(pc as usize).copied().unwrap_or(pc)
     }
 
+    /// Blocks of a cluster.
+    pub fn cluster_size(&self) -> usize {
+        self.cluster.iter().product::<u32>() as usize
+    }
+
+    /// The linear index of a cluster's block of that rank.
+    pub fn linear_index(&self, cluster: u32, rank: u32) -> u32 {
+        let [x, y, _] = self.cluster;
+        let [clusters_x, clusters_y] = [self.grid[0] / x, self.grid[1] / y];
+        let inside = [rank % x, rank / x % y, rank / x / y];
+        let of = [cluster % clusters_x, cluster / clusters_x % clusters_y, cluster / clusters_x / clusters_y];
+        let index: [u32; 3] = std::array::from_fn(|axis| of[axis] * self.cluster[axis] + inside[axis]);
+        index[0] + self.grid[0] * (index[1] + self.grid[1] * index[2])
+    }
+
     /// Block coordinates of a linear index.
     pub fn block_index(&self, linear: u32) -> [u32; 3] {
         let [x, y, _] = self.grid;
@@ -107,7 +126,11 @@ impl Outcome {
         self
     }
 
-    fn add(&mut self, state: super::BlockState) {
+    fn add(&mut self, blocks: Vec<super::BlockState>) {
+        blocks.into_iter().for_each(|state| self.add_block(state));
+    }
+
+    fn add_block(&mut self, state: super::BlockState) {
         self.tally.merge(&state.tally);
         self.hazards.merge(state.hazards);
         if let Some(error) = state.error
@@ -120,31 +143,31 @@ impl Outcome {
 
 pub(crate) fn run(launch: &Launch<'_>, memory: &Memory, options: &Options) -> Result<Report, Error> {
     let state = prepare(launch, memory, options)?;
-    let blocks = state.grid.iter().product::<u32>();
+    let clusters = state.grid.iter().product::<u32>() / state.cluster_size() as u32;
     let summary = Mutex::new(Summary::default());
     let outcome = if state.program.communicates {
-        run_together(&state, blocks)
+        run_together(&state, clusters)
     } else {
-        let one = |pool: &mut Pool, outcome: &mut Outcome, linear: u32| {
-            let mut block = Block::new(&state, linear, pool);
-            while block.run(&state, u64::MAX) == Progress::Paused {}
-            let mut finished = block.recycle(pool);
-            if options.checks.global_races && blocks > 1 {
-                summary.lock().unwrap_or_else(PoisonError::into_inner).add(&finished.global_shadow);
+        let one = |pool: &mut Pool, outcome: &mut Outcome, index: u32| {
+            let mut cluster = Cluster::new(&state, index, pool);
+            while cluster.run(&state, u64::MAX) == Progress::Paused {}
+            let mut shadow = std::mem::take(&mut cluster.holder().global_shadow);
+            if options.checks.global_races && clusters > 1 {
+                summary.lock().unwrap_or_else(PoisonError::into_inner).add(&shadow);
             }
-            pool.global_shadow = std::mem::take(&mut finished.global_shadow);
-            pool.global_shadow.clear();
-            outcome.add(finished);
+            shadow.clear();
+            outcome.add(cluster.recycle(pool));
+            pool.global_shadow = shadow;
         };
         let instructions = state.program.code.len();
         let fold = || {
-            (0..blocks)
+            (0..clusters)
                 .into_par_iter()
                 .fold(
                     || (Pool::default(), Outcome::new(instructions)),
-                    |(mut pool, mut outcome), linear| {
+                    |(mut pool, mut outcome), index| {
                         if outcome.error.is_none() {
-                            one(&mut pool, &mut outcome, linear);
+                            one(&mut pool, &mut outcome, index);
                         }
                         (pool, outcome)
                     },
@@ -155,8 +178,8 @@ pub(crate) fn run(launch: &Launch<'_>, memory: &Memory, options: &Options) -> Re
         match options.threads {
             1 => {
                 let (mut pool, mut outcome) = (Pool::default(), Outcome::new(instructions));
-                for linear in 0..blocks {
-                    one(&mut pool, &mut outcome, linear);
+                for index in 0..clusters {
+                    one(&mut pool, &mut outcome, index);
                     if outcome.error.is_some() {
                         break;
                     }
@@ -178,18 +201,17 @@ pub(crate) fn run(launch: &Launch<'_>, memory: &Memory, options: &Options) -> Re
     let summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner);
     for conflict in summary.conflicts() {
         let address = state.allocations[conflict.allocation].base + conflict.offset;
+        let warps = state.warps as u32;
+        let later = conflict.later;
         let place = Place {
-            block: conflict.later.block,
-            warp: conflict.later.warp,
-            lane: conflict.later.lane,
+            block: state.linear_index(later.cluster, later.warp / warps),
+            warp: later.warp % warps,
+            lane: later.lane,
             address: Some(address),
-            pc: conflict.later.pc,
+            pc: later.pc,
         };
-        let kind = HazardKind::Race {
-            space: Space::Global,
-            access: conflict.later.access,
-            other: other(&state, conflict.earlier),
-        };
+        let kind =
+            HazardKind::Race { space: Space::Global, access: later.access, other: other(&state, conflict.earlier) };
         hazards.add(&state, place, kind);
     }
     let (hazards, hazards_dropped) = hazards.finish(options.limits.hazards);
@@ -199,35 +221,44 @@ pub(crate) fn run(launch: &Launch<'_>, memory: &Memory, options: &Options) -> Re
 
 /// Blocks that may order their memory accesses among each other, or wait for each other: one host
 /// thread, in turn, so that the outcome does not depend on the host.
-fn run_together(state: &LaunchState<'_>, blocks: u32) -> Outcome {
+fn run_together(state: &LaunchState<'_>, clusters: u32) -> Outcome {
     let mut outcome = Outcome::new(state.program.code.len());
     let mut pool = Pool::default();
-    let mut resident: VecDeque<Block> = VecDeque::new();
+    let mut resident: VecDeque<Cluster> = VecDeque::new();
+    let resident_max = (state.options.resident_blocks / state.cluster_size()).max(1);
     let mut next = 0;
     let mut shadow = Default::default();
     let mut sync = Default::default();
     loop {
-        // Blocks start in order, and a new one only when those before it have finished or paused.
-        let mut block = if next < blocks && resident.len() < RESIDENT {
+        // Clusters start in order, and a new one only when those before it have finished or paused.
+        let mut cluster = if next < clusters && resident.len() < resident_max {
             next += 1;
-            Block::new(state, next - 1, &mut pool)
-        } else if let Some(block) = resident.pop_front() {
-            block
+            Cluster::new(state, next - 1, &mut pool)
+        } else if let Some(cluster) = resident.pop_front() {
+            cluster
         } else {
             return outcome;
         };
-        std::mem::swap(&mut block.state.global_shadow, &mut shadow);
-        std::mem::swap(&mut block.state.global_sync, &mut sync);
-        let progress = block.run(state, BLOCK_TURN);
-        std::mem::swap(&mut block.state.global_shadow, &mut shadow);
-        std::mem::swap(&mut block.state.global_sync, &mut sync);
+        let exchange = |cluster: &mut Cluster, shadow: &mut _, sync: &mut _| {
+            std::mem::swap(&mut cluster.holder().global_shadow, shadow);
+            std::mem::swap(&mut cluster.holder().global_sync, sync);
+        };
+        exchange(&mut cluster, &mut shadow, &mut sync);
+        let progress = cluster.run(state, BLOCK_TURN);
+        exchange(&mut cluster, &mut shadow, &mut sync);
         if progress == Progress::Paused {
-            resident.push_back(block);
-        } else {
-            outcome.add(block.recycle(&mut pool));
-            if outcome.error.is_some() {
-                return outcome;
-            }
+            resident.push_back(cluster);
+            continue;
+        }
+        // As long as there is a place, nobody waits for one.
+        let waiting = if resident.len() + 1 < resident_max { 0 } else { clusters - next };
+        let starves = waiting > 0 && cluster.blocks.iter().any(|block| block.error.is_some());
+        if starves {
+            cluster.report_starvation(state, waiting);
+        }
+        outcome.add(cluster.recycle(&mut pool));
+        if starves || outcome.error.is_some() {
+            return outcome;
         }
     }
 }
@@ -245,6 +276,20 @@ fn prepare<'a>(launch: &Launch<'a>, memory: &Memory, options: &'a Options) -> Re
     }
     if launch.block[2] > 64 || threads > 1024 || threads == 0 {
         return refuse(format!("block {:?}; a block has 1 to 1024 threads, at most 64 in z", launch.block));
+    }
+    let cluster_size = launch.cluster.iter().fold(1u64, |all, n| all.saturating_mul(u64::from(*n)));
+    let divides = launch.grid.iter().zip(&launch.cluster).all(|(blocks, n)| *n > 0 && blocks % n == 0);
+    if !divides || cluster_size > CLUSTER_MAX {
+        let (cluster, grid) = (launch.cluster, launch.grid);
+        return refuse(format!("cluster {cluster:?}; it has 1 to {CLUSTER_MAX} blocks and divides the grid {grid:?}"));
+    }
+    if cluster_size > 1 && options.architecture != crate::Architecture::Sm90a {
+        return refuse(format!("cluster {:?}; only sm_90a has clusters", launch.cluster));
+    }
+    if let Some(required) = kernel.required_cluster
+        && required != launch.cluster
+    {
+        return refuse(format!("cluster {:?}; the kernel requires {required:?}", launch.cluster));
     }
     if let Some(required) = kernel.required_threads
         && required != launch.block
@@ -284,10 +329,13 @@ fn prepare<'a>(launch: &Launch<'a>, memory: &Memory, options: &'a Options) -> Re
     let shared_bytes = u32::try_from(bytes).ok().filter(|bytes| *bytes <= limit_bytes);
     let shared_bytes = shared_bytes.ok_or(Error::SharedMemory { bytes, limit_bytes })?;
     let warps = threads.div_ceil(32);
-    let state_bytes = warps * (Registers::bytes(&program) + u64::from(program.local.bytes) * 64);
+    // The shadow of shared memory remembers a read of each word by each warp of the cluster.
+    let shadow_bytes = u64::from(shared_bytes) * 2 * warps * cluster_size;
+    let of_block = warps * (Registers::bytes(&program) + u64::from(program.local.bytes) * 64) + shadow_bytes;
+    let state_bytes = of_block.saturating_mul(cluster_size);
     if state_bytes > options.limits.block_state_bytes {
         return Err(Error::Limit {
-            what: "bytes for the registers and local memory of a block",
+            what: "bytes for the registers, the local memory and the shadow of a cluster",
             limit: options.limits.block_state_bytes,
         });
     }
@@ -300,9 +348,11 @@ fn prepare<'a>(launch: &Launch<'a>, memory: &Memory, options: &'a Options) -> Re
         parameters,
         grid: launch.grid,
         block: launch.block,
+        cluster: launch.cluster,
         warps: warps as usize,
         dynamic_shared_bytes: launch.dynamic_shared_bytes,
         shared_bytes,
+        registers: launch.registers,
         source_positions: OnceLock::new(),
     })
 }

@@ -2,12 +2,17 @@
 
 pub(crate) mod barrier;
 pub(crate) mod block;
+pub(crate) mod bulk;
+pub(crate) mod cluster;
 pub(crate) mod copies;
 mod grid;
 pub(crate) mod lanes;
+pub(crate) mod mbarrier;
 pub(crate) mod registers;
 pub(crate) mod report;
 pub(crate) mod warp;
+pub(crate) mod warpgroup;
+pub(crate) mod wgmma;
 
 pub(crate) use block::BlockState;
 pub(crate) use grid::{LaunchState, run};
@@ -31,6 +36,8 @@ pub(crate) enum Step {
     Exit,
     /// The executing lanes wait at a barrier, which will let them on to the next instruction.
     Wait,
+    /// The executing lanes wait for [`BlockState::parked_at`], and then execute the instruction again.
+    Park,
     /// The next instruction, after other warps had a chance.
     Yield,
     /// The block stops.
@@ -44,6 +51,9 @@ pub(crate) type Handler = fn(&mut Exec<'_>, &Inst, u32) -> Step;
 pub(crate) struct Exec<'a> {
     pub launch: &'a LaunchState<'a>,
     pub block: &'a mut BlockState,
+    /// Blocks of the cluster of lower and of higher rank.
+    pub before: &'a mut [BlockState],
+    pub after: &'a mut [BlockState],
     pub warp: &'a mut Warp,
     pub pc: u32,
     /// The lanes whose result of the current instruction follows from a register that they never wrote.
@@ -176,7 +186,7 @@ impl Exec<'_> {
     /// The current instruction as an actor in the shadow memories.
     #[inline(always)]
     pub fn actor(&self, lane: u32, atomic: bool) -> Actor {
-        Actor { block: self.block.linear, lane, pc: self.pc, atomic }
+        Actor { cluster: self.block.cluster, lane, pc: self.pc, atomic }
     }
 }
 

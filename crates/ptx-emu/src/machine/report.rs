@@ -88,11 +88,12 @@ impl HazardSink {
 
 /// The public form of an event.
 pub(crate) fn other(launch: &LaunchState<'_>, event: Event) -> Box<Other> {
+    let warps = launch.warps as u32;
     Box::new(Other {
         access: event.access,
         position: launch.position(event.pc),
-        block: launch.block_index(event.block),
-        warp: event.warp,
+        block: launch.block_index(launch.linear_index(event.cluster, event.warp / warps)),
+        warp: event.warp % warps,
         lane: event.lane,
     })
 }

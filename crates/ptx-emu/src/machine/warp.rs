@@ -1,8 +1,11 @@
 //! One warp: groups of lanes that share a program counter, and the loop that runs them.
 
+use super::bulk::BulkQueue;
+use super::cluster::Blocks;
 use super::copies::CopyQueue;
 use super::registers::Registers;
-use super::{BlockState, Exec, LaunchState, Step};
+use super::wgmma::ProductQueue;
+use super::{Exec, LaunchState, Step};
 use crate::decode::{ALWAYS, Inst, Sync};
 use crate::hazard::HazardKind;
 use crate::options::Schedule;
@@ -15,6 +18,20 @@ pub(crate) enum State {
     Barrier(u32),
     /// Waits at a `.sync` instruction for lanes that are elsewhere.
     Rendezvous,
+    /// Waits for a phase of an mbarrier, and then executes the wait again.
+    Mbarrier {
+        address: u32,
+        parity: u32,
+    },
+    /// Waits for the phase of the cluster's barrier that it arrived in, and then executes the wait again.
+    ClusterBarrier,
+}
+
+impl State {
+    /// Whether lanes that come to the same place join these.
+    fn may_meet(self) -> bool {
+        matches!(self, State::Ready | State::Rendezvous)
+    }
 }
 
 /// Lanes that go together.
@@ -51,6 +68,10 @@ pub(crate) struct Warp {
     pub live: u32,
     pub clock: WarpClock,
     pub copies: CopyQueue,
+    pub bulk: BulkQueue,
+    /// Lanes that have arrived at the cluster's barrier and not waited there yet.
+    pub arrived_at_cluster: u32,
+    pub products: ProductQueue,
     /// Local memory of all lanes, one after the other, and which bytes were written.
     pub local: Vec<u8>,
     pub local_written: Vec<bool>,
@@ -103,7 +124,7 @@ impl Warp {
         let pc = self.groups[at].pc;
         let mut lanes = 0;
         for (index, group) in self.groups.iter().enumerate() {
-            if index == at || group.pc == pc && !matches!(group.state, State::Barrier(_)) {
+            if index == at || group.pc == pc && group.state.may_meet() {
                 lanes |= group.lanes;
             }
         }
@@ -114,10 +135,11 @@ impl Warp {
 }
 
 /// Runs a warp until it waits, ends or has executed `quantum` instructions.
-pub(crate) fn run(launch: &LaunchState<'_>, block: &mut BlockState, warp: &mut Warp, quantum: u64) -> Pause {
+pub(crate) fn run(launch: &LaunchState<'_>, blocks: &mut Blocks<'_>, warp: &mut Warp, quantum: u64) -> Pause {
     let code: &[Inst] = &launch.program.code;
     let diverged = launch.options.schedule == Schedule::Diverged;
-    let mut exec = Exec { launch, block, warp, pc: 0, undefined: 0 };
+    let Blocks { before, own: block, after } = blocks;
+    let mut exec = Exec { launch, block, before, after, warp, pc: 0, undefined: 0 };
     let mut left = quantum;
     'pick: loop {
         if exec.warp.groups.len() > 1 && !diverged {
@@ -168,6 +190,9 @@ pub(crate) fn run(launch: &LaunchState<'_>, block: &mut BlockState, warp: &mut W
                     continue 'pick;
                 }
                 exec.undefined = 0;
+                if inst.touches {
+                    exec.touch_registers();
+                }
                 match (inst.handler)(&mut exec, inst, mask) {
                     Step::Next => pc += 1,
                     Step::Jump(target) if mask == lanes => pc = target,
@@ -188,6 +213,18 @@ pub(crate) fn run(launch: &LaunchState<'_>, block: &mut BlockState, warp: &mut W
                     Step::Wait => {
                         let state = State::Barrier(exec.block.barrier_entered);
                         exec.warp.groups[at] = Group { pc: pc + 1, lanes: mask, state };
+                        if lanes != mask {
+                            let rest = Group { pc: pc + 1, lanes: lanes & !mask, state: State::Ready };
+                            exec.warp.groups.push(rest);
+                        }
+                        continue 'pick;
+                    }
+                    Step::Park => {
+                        // It is counted when it goes on.
+                        let tally = &mut exec.block.tally;
+                        tally.issued[pc as usize] -= 1;
+                        tally.lanes[pc as usize] -= u64::from(mask.count_ones());
+                        exec.warp.groups[at] = Group { pc, lanes: mask, state: exec.block.parked_at };
                         if lanes != mask {
                             let rest = Group { pc: pc + 1, lanes: lanes & !mask, state: State::Ready };
                             exec.warp.groups.push(rest);
@@ -265,7 +302,7 @@ fn synchronize(exec: &mut Exec<'_>, inst: &Inst, at: usize, lanes: u32, mask: u3
     }
     let pc = exec.pc;
     exec.warp.groups[at].pc = pc;
-    let elsewhere = |group: &Group| group.pc == pc && !matches!(group.state, State::Barrier(_));
+    let elsewhere = |group: &Group| group.pc == pc && group.state.may_meet();
     if exec.warp.groups.iter().enumerate().any(|(index, group)| index != at && elsewhere(group)) {
         // Others wait here: go on together, and look again who is missing.
         exec.warp.gather(at);
@@ -279,9 +316,15 @@ fn synchronize(exec: &mut Exec<'_>, inst: &Inst, at: usize, lanes: u32, mask: u3
 }
 
 fn exit(exec: &mut Exec<'_>, at: usize, leaving: u32, staying: u32, pc: u32) {
+    exec.pc = pc;
+    exec.end_bulk_groups(leaving);
     exec.warp.live &= !leaving;
     exec.block.live[exec.warp.index as usize] = exec.warp.live;
     exec.block.barriers_changed = true;
+    exec.block.waits_changed = true;
+    if exec.warp.live == 0 && exec.launch.program.has_warpgroups {
+        exec.leave_warpgroup(pc);
+    }
     if staying == 0 {
         exec.warp.groups.swap_remove(at);
     } else {

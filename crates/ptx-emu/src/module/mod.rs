@@ -102,6 +102,7 @@ pub struct Kernel {
     pub(crate) parameter_bytes: usize,
     pub(crate) required_threads: Option<[u32; 3]>,
     pub(crate) maximum_threads: Option<[u32; 3]>,
+    pub(crate) required_cluster: Option<[u32; 3]>,
     pub(crate) registers: Vec<Register>,
     pub(crate) variables: Vec<Variable>,
     pub(crate) scope_parents: Vec<u32>,
@@ -133,6 +134,11 @@ impl Kernel {
     /// `.maxntid`: the product bounds the threads of a block.
     pub fn maximum_threads(&self) -> Option<[u32; 3]> {
         self.maximum_threads
+    }
+
+    /// `.reqnctapercluster`, the only cluster shape the kernel may have.
+    pub fn required_cluster(&self) -> Option<[u32; 3]> {
+        self.required_cluster
     }
 
     /// Number of virtual registers the text declares and uses.

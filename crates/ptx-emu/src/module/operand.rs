@@ -18,6 +18,8 @@ pub(crate) enum Operand {
     Label(u32),
     Vector(Vec<Operand>),
     Address(Box<Operand>, i64),
+    /// The address of a tensor map, and coordinates of a box.
+    Tensor(Box<Operand>, Vec<Operand>),
     /// `d|p`: a second destination.
     Pair(Box<Operand>, Box<Operand>),
     /// `_`: a destination that is not wanted.

@@ -52,6 +52,7 @@ struct Body {
     parameter_bytes: usize,
     required_threads: Option<[u32; 3]>,
     maximum_threads: Option<[u32; 3]>,
+    required_cluster: Option<[u32; 3]>,
     registers: Vec<Register>,
     /// (scope, name) of registers already seen.
     register_ids: HashMap<(u32, String), RegisterId>,
@@ -391,7 +392,14 @@ impl<'a> Parser<'a> {
                     self.next();
                     body.required_threads = Some(self.dimensions()?);
                 }
-                (_, ".minnctapersm" | ".maxnreg" | ".maxnctapersm") => {
+                (_, ".reqnctapercluster") => {
+                    self.next();
+                    body.required_cluster = Some(self.dimensions()?);
+                }
+                (_, ".explicitcluster") => {
+                    self.next();
+                }
+                (_, ".minnctapersm" | ".maxnreg" | ".maxnctapersm" | ".maxclusterrank") => {
                     self.next();
                     self.unsigned()?;
                 }
@@ -554,6 +562,7 @@ fn finish(mut body: Body, scope: &Arc<ModuleScope>) -> Result<Kernel, Error> {
         parameter_bytes: body.parameter_bytes,
         required_threads: body.required_threads,
         maximum_threads: body.maximum_threads,
+        required_cluster: body.required_cluster,
         registers: body.registers,
         variables: body.variables,
         scope_parents: body.scope_parents,

@@ -6,3 +6,4 @@ pub(crate) mod rounding;
 pub(crate) mod simd;
 pub(crate) mod special;
 pub(crate) mod tensor_core;
+pub(crate) mod warpgroup;

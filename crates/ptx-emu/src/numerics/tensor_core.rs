@@ -9,6 +9,7 @@ use crate::Architecture;
 pub(crate) fn fraction_bits(architecture: Architecture) -> i32 {
     match architecture {
         Architecture::Sm80 | Architecture::Sm86 | Architecture::Sm89 => 24,
+        Architecture::Sm90a => 25,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Shadow of global memory. Inside a block (or between blocks of a kernel that orders its blocks
 //! with atomics) accesses are compared as they happen; blocks that cannot order each other are
-//! compared after the launch, which makes the outcome independent of the host's threads.
+//! compared after the launch, which makes the outcome independent of the host's threads. The blocks of a cluster count as
+//! one here.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,14 +17,17 @@ const ATOMIC: u8 = 1;
 /// The cell has further readers in [`Page::readers`].
 const MORE_READERS: u8 = 2;
 const SEVERAL_LANES: u8 = 4;
+/// Written by an asynchronous copy; the warp is an agent.
+const ASYNC: u8 = 8;
 
 /// The last access of one sort; `time == 0`: none.
 #[derive(Debug, Clone, Copy, Default)]
 struct Stamp {
     time: u32,
     pc: u32,
-    block: u32,
-    warp: u8,
+    cluster: u32,
+    /// Number in the cluster, or an agent.
+    warp: u16,
     lane: u8,
     flags: u8,
 }
@@ -33,8 +37,8 @@ impl Stamp {
         Stamp {
             time: clock.now,
             pc: actor.pc,
-            block: actor.block,
-            warp: clock.warp as u8,
+            cluster: actor.cluster,
+            warp: clock.warp as u16,
             lane: actor.lane as u8,
             flags: if actor.atomic { ATOMIC } else { 0 },
         }
@@ -50,19 +54,20 @@ impl Stamp {
             return true;
         }
         // The common case without the lane bookkeeping.
-        if self.block == actor.block && self.time <= clock.visible[usize::from(self.warp)] {
+        if self.cluster == actor.cluster && self.time <= clock.seen(self.warp) {
             return true;
         }
-        clock.sees(self.block, u32::from(self.warp), self.lane(), self.time, actor.lane)
+        clock.sees(self.cluster, u32::from(self.warp), self.lane(), self.time, actor.lane)
     }
 
     fn event(self, read: bool) -> Event {
         let access = match (self.flags & ATOMIC != 0, read) {
+            _ if self.flags & ASYNC != 0 => Access::AsyncWrite,
             (true, _) => Access::Atomic,
             (false, true) => Access::Read,
             (false, false) => Access::Write,
         };
-        Event { access, block: self.block, warp: u32::from(self.warp), lane: self.lane(), pc: self.pc }
+        Event { access, cluster: self.cluster, warp: u32::from(self.warp), lane: self.lane(), pc: self.pc }
     }
 }
 
@@ -117,11 +122,14 @@ pub(crate) struct GlobalShadow {
     pages: Vec<Vec<Option<Box<Page>>>>,
     /// Pages to be used again.
     spare: Vec<Page>,
+    /// The warp behind each agent of a cluster.
+    issuers: HashMap<(u32, u16), u16>,
 }
 
 impl GlobalShadow {
     /// Forgets all accesses and keeps the memory.
     pub fn clear(&mut self) {
+        self.issuers.clear();
         for slot in self.pages.iter_mut().flatten() {
             if let Some(mut page) = slot.take()
                 && page.shift == 2
@@ -156,6 +164,66 @@ impl GlobalShadow {
         page
     }
 
+    /// The event with the warp behind an agent.
+    #[cold]
+    fn named(&self, mut event: Event) -> Event {
+        if event.access == Access::AsyncWrite {
+            let issuer = self.issuers.get(&(event.cluster, event.warp as u16));
+            event.warp = issuer.map_or(0, |warp| u32::from(*warp));
+        }
+        event
+    }
+
+    /// Checks and records the read of any number of bytes by one lane. Also tells where the conflict is.
+    pub fn read_range(
+        &mut self,
+        clock: &WarpClock,
+        actor: Actor,
+        allocation: usize,
+        offset: u64,
+        bytes: u64,
+    ) -> Option<(u64, Event)> {
+        let (mut at, end) = (offset, offset + bytes);
+        let mut conflict = None;
+        while at < end {
+            // Up to 16 bytes, or fewer where they are not aligned or at the end.
+            let size = 1u64 << at.trailing_zeros().min(4).min((end - at).ilog2());
+            let found = self.read(clock, actor, allocation, at, size as u32);
+            conflict = conflict.or(found.map(|event| (at, event)));
+            at += size;
+        }
+        conflict
+    }
+
+    /// Checks the write of any number of bytes by an asynchronous copy, which will be visible to those who have waited
+    /// for the agent at `time`.
+    pub fn write_range(
+        &mut self,
+        clock: &WarpClock,
+        actor: Actor,
+        (agent, time): (u16, u32),
+        allocation: usize,
+        offset: u64,
+        bytes: u64,
+    ) -> Option<(u64, Event)> {
+        self.issuers.insert((actor.cluster, agent), clock.warp as u16);
+        let (mut at, end) = (offset, offset + bytes);
+        let mut conflict = None;
+        while at < end {
+            let size = 1u64 << at.trailing_zeros().min(4).min((end - at).ilog2());
+            let found = self.write(clock, actor, allocation, at, size as u32, || false);
+            conflict = conflict.or(found.map(|event| (at, event)));
+            let page = self.page(allocation, at, size as u32);
+            let first = ((at % PAGE_BYTES) >> page.shift) as usize;
+            for cell in &mut page.cells[first..first + (size as usize >> page.shift).max(1)] {
+                (cell.write.time, cell.write.warp) = (time, agent);
+                cell.write.flags |= ASYNC;
+            }
+            at += size;
+        }
+        conflict
+    }
+
     /// Checks and records a read of up to 16 aligned bytes.
     #[inline]
     pub fn read(
@@ -180,7 +248,7 @@ impl GlobalShadow {
                 continue;
             }
             let read = &mut cell.read;
-            let same_warp = read.block == actor.block && u32::from(read.warp) == clock.warp;
+            let same_warp = read.cluster == actor.cluster && u32::from(read.warp) == clock.warp;
             if same_warp && read.time == clock.now && read.time != 0 {
                 if u32::from(read.lane) != actor.lane {
                     read.flags |= SEVERAL_LANES;
@@ -196,7 +264,7 @@ impl GlobalShadow {
                 let mut moved = *read;
                 moved.flags &= !MORE_READERS;
                 let readers = page.readers.entry(index as u32).or_default();
-                readers.retain(|r| r.block != moved.block || r.warp != moved.warp);
+                readers.retain(|r| r.cluster != moved.cluster || r.warp != moved.warp);
                 if readers.len() == READERS_MAX {
                     readers.remove(0);
                 }
@@ -205,7 +273,7 @@ impl GlobalShadow {
                 read.flags |= MORE_READERS;
             }
         }
-        conflict
+        conflict.map(|event| self.named(event))
     }
 
     /// Checks and records a write of up to 16 aligned bytes. `same_value`: see
@@ -230,7 +298,7 @@ impl GlobalShadow {
             let write = &cell.write;
             if conflict.is_none() && !write.is_before(clock, actor) {
                 let strong = actor.atomic && write.flags & ATOMIC != 0;
-                let own = write.block == actor.block && u32::from(write.warp) == clock.warp;
+                let own = write.cluster == actor.cluster && u32::from(write.warp) == clock.warp;
                 let benign = own && write.pc == actor.pc && same_value();
                 if !strong && !benign {
                     conflict = Some(write.event(false));
@@ -250,31 +318,31 @@ impl GlobalShadow {
             // A block that first reads and then writes is still a reader for the others, but a
             // conflict with its write says the same.
         }
-        conflict
+        conflict.map(|event| self.named(event))
     }
 }
 
-/// An event in 64 bits, ordered by block first.
+/// An event in 64 bits, ordered by cluster first.
 fn pack(stamp: Stamp) -> u64 {
     let lane = if stamp.flags & SEVERAL_LANES != 0 { 32 } else { u64::from(stamp.lane) };
-    u64::from(stamp.block) << 40 | u64::from(stamp.warp) << 35 | lane << 29 | u64::from(stamp.pc) & ((1 << 29) - 1)
+    u64::from(stamp.cluster) << 40 | u64::from(stamp.warp) << 31 | lane << 25 | u64::from(stamp.pc) & ((1 << 25) - 1)
 }
 
 fn unpack(packed: u64, access: Access) -> Event {
-    let lane = (packed >> 29 & 63) as u32;
+    let lane = (packed >> 25 & 63) as u32;
     Event {
         access,
-        block: (packed >> 40) as u32,
-        warp: (packed >> 35 & 31) as u32,
+        cluster: (packed >> 40) as u32,
+        warp: (packed >> 31 & 511) as u32,
         lane: (lane < 32).then_some(lane),
-        pc: (packed & ((1 << 29) - 1)) as u32,
+        pc: (packed & ((1 << 25) - 1)) as u32,
     }
 }
 
 const NONE: u64 = u64::MAX;
 
-/// The lowest and highest block that touched a cell. Minimum and maximum do not depend on the order
-/// in which blocks finish.
+/// The lowest and highest cluster that touched a cell. Minimum and maximum do not depend on the order
+/// in which clusters finish.
 #[derive(Debug, Clone, Copy)]
 struct Extent {
     low: u64,
@@ -284,8 +352,12 @@ struct Extent {
 impl Extent {
     const EMPTY: Extent = Extent { low: NONE, high: 0 };
 
-    fn add(&mut self, stamp: Stamp) {
+    fn add(&mut self, stamp: Stamp, issuers: &HashMap<(u32, u16), u16>) {
         if stamp.time != 0 {
+            let mut stamp = stamp;
+            if stamp.flags & ASYNC != 0 {
+                stamp.warp = issuers.get(&(stamp.cluster, stamp.warp)).copied().unwrap_or(0);
+            }
             let packed = pack(stamp);
             self.low = self.low.min(packed);
             self.high = self.high.max(packed);
@@ -320,6 +392,7 @@ pub(crate) struct BlockConflict {
 impl Summary {
     /// Adds what a finished block did.
     pub fn add(&mut self, shadow: &GlobalShadow) {
+        let issuers = &shadow.issuers;
         for (allocation, pages) in shadow.pages.iter().enumerate() {
             for (index, page) in pages.iter().enumerate() {
                 let Some(page) = page else { continue };
@@ -337,13 +410,13 @@ impl Summary {
                     let cells = &page.cells[range.clone()];
                     let all = &mut summary.cells[range.start * times..range.end * times];
                     if times == 1 && !page.written {
-                        all.iter_mut().zip(cells).for_each(|((_, reads), cell)| reads.add(cell.read));
+                        all.iter_mut().zip(cells).for_each(|((_, reads), cell)| reads.add(cell.read, issuers));
                         continue;
                     }
                     for (parts, cell) in all.chunks_mut(times).zip(cells) {
                         for (writes, reads) in parts {
-                            writes.add(cell.write);
-                            reads.add(cell.read);
+                            writes.add(cell.write, issuers);
+                            reads.add(cell.read, issuers);
                         }
                     }
                 }
@@ -368,16 +441,16 @@ fn conflict(writes: Extent, reads: Extent) -> Option<(Event, Event)> {
         return None;
     }
     let (first, last) = (unpack(writes.low, Access::Write), unpack(writes.high, Access::Write));
-    if first.block != last.block {
+    if first.cluster != last.cluster {
         return Some((last, first));
     }
     if reads.is_empty() {
         return None;
     }
     let (low, high) = (unpack(reads.low, Access::Read), unpack(reads.high, Access::Read));
-    if high.block > first.block {
+    if high.cluster > first.cluster {
         Some((high, first))
-    } else if low.block < first.block {
+    } else if low.cluster < first.cluster {
         Some((first, low))
     } else {
         None

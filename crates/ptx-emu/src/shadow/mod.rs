@@ -10,8 +10,9 @@ use crate::hazard::Access;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Event {
     pub access: Access,
-    /// Linear block index.
-    pub block: u32,
+    /// Linear cluster index.
+    pub cluster: u32,
+    /// Number in the cluster.
     pub warp: u32,
     /// `None`: several lanes.
     pub lane: Option<u32>,
@@ -22,7 +23,8 @@ pub(crate) struct Event {
 /// Who accesses now.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Actor {
-    pub block: u32,
+    /// Linear cluster index.
+    pub cluster: u32,
     pub lane: u32,
     pub pc: u32,
     /// Whether the access is strong: an atomic, volatile, relaxed or ordered one.
@@ -34,4 +36,8 @@ pub(crate) struct Actor {
 pub(crate) enum Conflict {
     Race(Event),
     InFlight(Event),
+    /// Ordered, but no proxy fence makes it visible to an asynchronous copy.
+    Unfenced(Event),
+    /// It touches the bytes of an mbarrier.
+    Barrier,
 }

@@ -16,6 +16,8 @@ pub struct Bench {
     pub options: Options,
     pub grid: [u32; 3],
     pub block: [u32; 3],
+    pub cluster: [u32; 3],
+    pub registers: u32,
     /// Size of the last parameter; the others have 8 bytes.
     pub last_parameter_bytes: usize,
 }
@@ -33,6 +35,8 @@ impl Bench {
             options: Options::new(Architecture::Sm80),
             grid: [1; 3],
             block: [64, 1, 1],
+            cluster: [1; 3],
+            registers: 0,
             last_parameter_bytes: 8,
         }
     }
@@ -77,12 +81,19 @@ impl Bench {
         if let Some(last) = params.last_mut() {
             *last = &last[..self.last_parameter_bytes];
         }
+        self.launch(kernel, &params)
+    }
+
+    /// Runs with parameters of any size.
+    pub fn launch(&self, kernel: &str, params: &[&[u8]]) -> Result<Report, ptx_emu::Error> {
         let launch = Launch {
             kernel: self.module.kernel(kernel)?,
             grid: self.grid,
             block: self.block,
+            cluster: self.cluster,
+            registers: self.registers,
             dynamic_shared_bytes: 0,
-            params: &params,
+            params,
         };
         ptx_emu::run(&launch, &self.memory, &self.options)
     }

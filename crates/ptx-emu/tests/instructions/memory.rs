@@ -110,6 +110,8 @@ fn structures_passed_by_value() {
         kernel: module.kernel("k").unwrap(),
         grid: [1; 3],
         block: [1; 3],
+        cluster: [1; 3],
+        registers: 0,
         dynamic_shared_bytes: 0,
         params: &[&out.to_le_bytes(), &structure],
     };

@@ -113,3 +113,16 @@ fn barrier_reductions() {
         vec![lanes[0][0] & 1 ^ 1; 32]
     });
 }
+
+#[test]
+fn elections() {
+    // The lowest of the lanes that are named; its number goes to all of them.
+    let inputs = any_inputs();
+    compare_warps("elect.sync %r0|%p0, -1;", Out::Predicate, &inputs, |_| {
+        (0..32).map(|lane| u64::from(lane == 0)).collect()
+    });
+    let upper = "mov.u32 %r5, %laneid; setp.ge.u32 %p6, %r5, 11; mov.u32 %r0, 77; setp.ne.u32 %p0, %r0, 77;\n\
+                 @%p6 elect.sync %r0|%p0, 0xfffff800;";
+    compare_warps(upper, Out::Predicate, &inputs, |_| (0..32).map(|lane| u64::from(lane == 11)).collect());
+    compare_warps(upper, Out::Word, &inputs, |_| (0..32).map(|lane| if lane < 11 { 77 } else { 11 }).collect());
+}

@@ -256,6 +256,8 @@ mod tests {
                 kernel: self.module.kernel(kernel).unwrap(),
                 grid: config.grid_dim.into(),
                 block: config.block_dim.into(),
+                cluster: [1, 1, 1],
+                registers: 0,
                 dynamic_shared_bytes: config.shared_mem_bytes,
                 params: &params,
             };

@@ -244,8 +244,17 @@ impl<'a> Statements<'_, 'a> {
                 if self.parser.accept(b'+') || self.parser.peek_is(b'-') {
                     offset = self.parser.signed()?;
                 }
+                let address = Operand::Address(Box::new(base), offset);
+                // `[map, {x, y}]`
+                if self.parser.accept(b',') {
+                    let Operand::Vector(coordinates) = self.operand(depth + 1)? else {
+                        return Err(unexpected(self.parser.peek(), "coordinates in braces"));
+                    };
+                    self.parser.expect(b']')?;
+                    return Ok(Operand::Tensor(Box::new(address), coordinates));
+                }
                 self.parser.expect(b']')?;
-                Ok(Operand::Address(Box::new(base), offset))
+                Ok(address)
             }
             Kind::Mark(b'!') => {
                 self.parser.next();
