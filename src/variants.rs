@@ -482,9 +482,9 @@ const fn hopper_loops(operation: Operation, features: Features, dims: [u32; 2]) 
         (Operation::AttentionForward, Features::Plain, [64, 64]) => ([620, 81, 84], [488, 127, 103]),
         (Operation::AttentionForward, Features::Plain, [96, 96]) => ([642, 42, 68], [526, 69, 68]),
         (Operation::AttentionForward, Features::Plain, [128, 128]) => ([650, 32, 63], [532, 53, 67]),
-        (Operation::AttentionForward, Features::Plain, [192, 128]) => ([602, 32, 71], [475, 50, 74]),
-        (Operation::AttentionForward, Features::Plain, [192, 192]) => ([544, 29, 71], [434, 46, 74]),
-        (Operation::AttentionForward, Features::Plain, [256, 256]) => ([539, 27, 76], [414, 41, 79]),
+        (Operation::AttentionForward, Features::Plain, [192, 128]) => ([614, 33, 72], [485, 51, 75]),
+        (Operation::AttentionForward, Features::Plain, [192, 192]) => ([555, 30, 72], [443, 47, 75]),
+        (Operation::AttentionForward, Features::Plain, [256, 256]) => ([550, 28, 77], [423, 42, 80]),
         _ => return [None, None],
     };
     [Some(LoopBudget::new(unmasked)), Some(LoopBudget::new(masked))]
