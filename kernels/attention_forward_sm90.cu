@@ -7,26 +7,31 @@
 // Shapes   q [batch, heads_q, len_q, head_dim], k [batch, heads_kv, len_kv, head_dim], v [batch, heads_kv, len_kv,
 //          head_dim_v], out [batch, heads_q, len_q, head_dim_v], lse f32 [batch, heads_q, len_q]; strided but for the last
 //          dimension. Packed sequences: lib/place.cuh. A head_dim below the tile's is filled up with zeros by the copy engine.
-// Grid     persistent: as many blocks as multiprocessors walk the blocks of work, to and fro (lib/hopper/work.cuh), in the order
-//          of lib/place.cuh: the longest first. A block of work is BLOCK_Q query rows of one head.
+// Grid     persistent: as many blocks as multiprocessors walk the pieces of work, to and fro (lib/hopper/work.cuh), in the order
+//          of lib/place.cuh: the longest first. A piece of work is BLOCK_Q query rows of one head.
+// Cluster  of CLUSTER blocks (a choice of the tile): a piece of work is BLOCK_Q neighbouring rows for each of them. Every block
+//          copies its part of each tile of keys and values to all of them. A block that sees fewer tiles than the others takes
+//          part in copying the rest, and does nothing with them.
 // Warps    one warpgroup of which one warp fills the buffers, and CONSUMERS warpgroups of 64 query rows each that compute. The
-//          first gives most of its registers to the others.
+//          first gives most of its registers to the others. These may take turns (lib/hopper/turns.cuh; a choice of the tile).
 // Shared   one tile of Q, rings of STAGES tiles of K and of V, and the output's tile, which is Q's where there is no room.
 // Order    of a consumer, with the product of one tile under the softmax of the next:
 //
 //            issue S = Q K(n)            issue O = O + P V(n-1)
 //            wait for S                  release K(n)
-//            P' = softmax(S)             while the tensor cores are at O
-//            wait for O                  release V(n-1); P = P'
+//            P' = softmax(S)             while the tensor cores are at O; where a row's base moves, wait for O and rescale it
+//            wait for O                  release V(n-1); P' is P of the next tile
 //
+//          Tiles that every row sees whole go in pairs, so that P and P' change places without a copy.
 // Every row's keys are walked in ascending tiles that start at multiples of BLOCK_KV, and nothing of a row depends on the
 // others, so neither do its bits.
 // Images   plain: no option that touches single scores; general: everything.
-// Source   Shah et al., "FlashAttention-3" (2024), sections 3.1 and 3.2; the softmax is that of lib/online_softmax.cuh.
+// Source   Shah et al., "FlashAttention-3" (2024), sections 3.1 and 3.2; the softmax is that of lib/hopper/softmax.cuh.
 
 #include "lib/hopper/mask.cuh"
 #include "lib/hopper/ring.cuh"
 #include "lib/hopper/softmax.cuh"
+#include "lib/hopper/turns.cuh"
 #include "lib/hopper/wgmma.cuh"
 #include "lib/hopper/work.cuh"
 #include "lib/philox.cuh"
@@ -158,13 +163,12 @@ __device__ __forceinline__ void fill(const AttentionForwardParams& params, const
     if (threadIdx.x % 32 == 0) {
       const int kv_head = place.first_head / shape.heads_per_kv;
       // A block of a cluster copies its part of the rows to all of them.
-      constexpr int ROWS = BLOCK_KV / CLUSTER;
-      const int part_row = CLUSTER == 1 ? 0 : ptx::cluster_rank() * ROWS;
+      const auto part_row = [] { return CLUSTER == 1 ? 0 : ptx::cluster_rank() * (BLOCK_KV / CLUSTER); };
       const auto fill_tile = [&](auto& ring, const TensorMap& map, const auto& tile_of, char* tiles_smem, int tile) {
         using TileOf = std::remove_reference_t<decltype(tile_of)>;
         ring.start_filling(TileOf::BYTES);
-        const uint32_t tile_smem = ptx::shared_address(tiles_smem) + ring.stage * TileOf::BYTES + part_row * 128;
-        const int key = place.first_key + tile * BLOCK_KV + part_row;
+        const uint32_t tile_smem = ptx::shared_address(tiles_smem) + ring.stage * TileOf::BYTES + part_row() * 128;
+        const int key = place.first_key + tile * BLOCK_KV + part_row();
 #pragma unroll
         for (int panel = 0; panel < TileOf::COUNT; ++panel) {
           const uint32_t panel_smem = tile_smem + panel * TileOf::PANEL_BYTES;
@@ -217,44 +221,51 @@ struct Warp {
   // The row of the block's tile that `half` of this lane's accumulators belong to. Warps 0 to 3 fill the rings.
   static __device__ __forceinline__ int tile_row(int half) { return (threadIdx.x / 32 - 4) * 16 + fragment::row(half); }
 
-  // Products become weights: options, masks, softmax. `is_full`: positions hide nothing.
+  // Products become scores, by all options. `is_full`: positions hide nothing. What is left of each weight by dropout: bits as
+  // Dropout::keep_rows() has them, four a tile.
+  __device__ __forceinline__ void apply_options(float (&s)[KEY_TILES][4], uint32_t (&keep)[(KEY_TILES + 7) / 8],
+                                                const AttentionForwardParams& params, const Block& block, int first_key,
+                                                bool is_full) const {
+    const AttentionShape& shape = params.shape;
+    const ScoreOptions<Element> options(params, block.place.sequence);
+    ScorePlace<false> score_place;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      score_place.row[half] = block.place.query(shape, tile_row(half));
+      score_place.head[half] = block.place.head(shape, tile_row(half));
+      score_place.is_valid[half] = tile_row(half) < block.place.num_rows;
+    }
+    score_place.first_column = first_key;
+    score_place.num_columns = block.band.end;
+    options.apply(s, score_place, block.band, shape, is_full, [](int, int, float) {});
+#pragma unroll
+    for (int word = 0; word < (KEY_TILES + 7) / 8; ++word) keep[word] = ~0u;
+    if (shape.dropout_scale == 0.0f) return;
+    const Dropout dropout(shape);
+    const uint32_t sequence_head[2] = {block.place.sequence * shape.heads_q + score_place.head[0],
+                                       block.place.sequence * shape.heads_q + score_place.head[1]};
+#pragma unroll
+    for (int word = 0; word < (KEY_TILES + 7) / 8; ++word) {
+      keep[word] = 0;
+#pragma unroll 1
+      for (int tile = 0; tile < min(8, KEY_TILES - 8 * word); ++tile) {
+        keep[word] |= dropout.keep_rows(first_key + 8 * (8 * word + tile), score_place.row, sequence_head) << (4 * tile);
+      }
+    }
+  }
+
+  // Products become weights: options, masks, softmax.
   __device__ __forceinline__ void weigh(float (&s)[KEY_TILES][4], Weights<Element, KEY_TILES>& weights,
                                         const AttentionForwardParams& params, const Block& block, int first_key,
                                         bool is_full) {
-    const AttentionShape& shape = params.shape;
     uint32_t keep[(KEY_TILES + 7) / 8];
     if constexpr (GENERAL) {
-      const ScoreOptions<Element> options(params, block.place.sequence);
-      ScorePlace<false> score_place;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        score_place.row[half] = block.place.query(shape, tile_row(half));
-        score_place.head[half] = block.place.head(shape, tile_row(half));
-        score_place.is_valid[half] = tile_row(half) < block.place.num_rows;
-      }
-      score_place.first_column = first_key;
-      score_place.num_columns = block.band.end;
-      options.apply(s, score_place, block.band, shape, is_full, [](int, int, float) {});
-#pragma unroll
-      for (int word = 0; word < (KEY_TILES + 7) / 8; ++word) keep[word] = ~0u;
-      if (shape.dropout_scale != 0.0f) {
-        const Dropout dropout(shape);
-        const uint32_t sequence_head[2] = {block.place.sequence * shape.heads_q + score_place.head[0],
-                                           block.place.sequence * shape.heads_q + score_place.head[1]};
-#pragma unroll
-        for (int word = 0; word < (KEY_TILES + 7) / 8; ++word) {
-          keep[word] = 0;
-#pragma unroll 1
-          for (int tile = 0; tile < min(8, KEY_TILES - 8 * word); ++tile) {
-            keep[word] |= dropout.keep_rows(first_key + 8 * (8 * word + tile), score_place.row, sequence_head) << (4 * tile);
-          }
-        }
-      }
+      apply_options(s, keep, params, block, first_key, is_full);
     } else if (!is_full) {
       hide_by_bits(s, query, block.band, first_key);
     }
     // Scores of the general image are in base 2 already.
-    const float factor_log2 = GENERAL ? 1.0f : shape.scale_log2;
+    const float factor_log2 = GENERAL ? 1.0f : params.shape.scale_log2;
     const auto store = [&](int tile, int half, float low, float high) {
       if constexpr (GENERAL) {
         const uint32_t bits = keep[tile / 8] >> (4 * (tile % 8) + 2 * half);
@@ -282,41 +293,14 @@ struct Warp {
   }
 };
 
-// The barriers of consumers among themselves: one a warpgroup, and one of all. Barrier 0 is the block's.
+// The barriers of consumers among themselves: one a warpgroup, one of all, and those of their turns. Barrier 0 is the block's.
 __device__ __forceinline__ void warpgroup_sync() { ptx::barrier_sync(threadIdx.x / 128, 128); }
 __device__ __forceinline__ void consumers_sync() { ptx::barrier_sync(CONSUMERS + 1, 128 * CONSUMERS); }
-
-// Ping-pong: the consumer warpgroups take turns at issuing their products, so that one is at its exponentials while the tensor
-// cores work for another. A turn's barrier counts the warpgroup that waits for it and the one before, which hands it on.
-struct Turns {
-  static constexpr uint32_t FIRST_BARRIER = CONSUMERS + 2, LAST_BARRIER = FIRST_BARRIER + CONSUMERS - 1;
-
-  // Worked out anew each time, which takes no register from the loop.
-  static __device__ __forceinline__ uint32_t mine() { return FIRST_BARRIER + ptx::thread_index() / 128 - 1; }
-
-  // Nobody was before the first: the last warpgroup hands it its first turn. At the end, so that no barrier is left half full, the
-  // first waits for the turn that it does not take.
-  static __device__ __forceinline__ void begin() {
-    if (PING_PONG && mine() == LAST_BARRIER) ptx::barrier_arrive(FIRST_BARRIER, 256);
-  }
-  static __device__ __forceinline__ void end() {
-    if (PING_PONG && mine() == FIRST_BARRIER) ptx::barrier_sync(FIRST_BARRIER, 256);
-  }
-
-  static __device__ __forceinline__ void take() {
-    if constexpr (PING_PONG) ptx::barrier_sync(mine(), 256);
-  }
-  static __device__ __forceinline__ void hand_on() {
-    if constexpr (PING_PONG) {
-      const uint32_t barrier = mine();
-      ptx::barrier_arrive(barrier == LAST_BARRIER ? FIRST_BARRIER : barrier + 1, 256);
-    }
-  }
-};
+using ConsumerTurns = Turns<PING_PONG, CONSUMERS, CONSUMERS + 2>;
 
 // Values that take no part become zero: a weight of zero does not keep out NaN. By all consumers, before the tile is multiplied.
-__device__ __forceinline__ void clear_hidden(SharedStorage& shared, const RingSide<STAGES, CLUSTER>& ring, const AttentionShape& shape,
-                                             const Block& block, int first_key) {
+__device__ __forceinline__ void clear_hidden(SharedStorage& shared, const RingSide<STAGES, CLUSTER>& ring,
+                                             const AttentionShape& shape, const Block& block, int first_key) {
   // Rows past the tensor's end are zero already.
   const int end_key = min(first_key + BLOCK_KV, shape.len_kv - block.place.first_key);
   if (first_key >= block.band.begin && end_key <= block.band.end) return;
@@ -370,16 +354,19 @@ __device__ __forceinline__ void store(Warp& warp, const AttentionForwardParams& 
     store_rows<float, true>(acc, scale, first_row, 0, place.num_rows, shape.head_dim_v, true, row_gmem);
     return;
   }
-  constexpr int CHUNKS = HEAD_DIM_V / 8;
-  if (!OUT_APART && !has_keys) {
-    // Nothing was copied for these rows, so that Q's tile is the next block's already. They are zeros.
-#pragma unroll 1
+  // A warp's chunks of the output one by one: its rows, but for those that do not exist.
+  const auto store_chunks = [&](auto chunk_at) {
+    constexpr int CHUNKS = HEAD_DIM_V / 8;
     for (int index = fragment::lane(); index < 16 * CHUNKS; index += 32) {
       const int row = first_row + index / CHUNKS;
       const int chunk = index % CHUNKS;
       if (row >= place.num_rows || chunk * 8 >= shape.head_dim_v) continue;
-      *reinterpret_cast<uint4*>(row_gmem(row) + chunk * 16) = make_uint4(0, 0, 0, 0);
+      *reinterpret_cast<uint4*>(row_gmem(row) + chunk * 16) = chunk_at(row, chunk);
     }
+  };
+  if (!has_keys) {
+    // Not through the tile: where that is Q's, the next piece's Q may be there already.
+    store_chunks([](int, int) { return make_uint4(0, 0, 0, 0); });
     return;
   }
   const bool leads_warpgroup = threadIdx.x % 128 == 0;
@@ -414,13 +401,9 @@ __device__ __forceinline__ void store(Warp& warp, const AttentionForwardParams& 
   } else {
     // A box would reach into the rows of another sequence.
     __syncwarp();
-    for (int index = fragment::lane(); index < 16 * CHUNKS; index += 32) {
-      const int row = first_row + index / CHUNKS;
-      const int chunk = index % CHUNKS;
-      if (row >= place.num_rows || chunk * 8 >= shape.head_dim_v) continue;
-      *reinterpret_cast<uint4*>(row_gmem(row) + chunk * 16) =
-          *reinterpret_cast<const uint4*>(tile_smem + TileOut::offset(row, chunk));
-    }
+    store_chunks([&](int row, int chunk) {
+      return *reinterpret_cast<const uint4*>(tile_smem + TileOut::offset(row, chunk));
+    });
   }
 }
 
@@ -433,13 +416,100 @@ __device__ __forceinline__ Tiles uniform(Tiles tiles) {
   return tiles;
 }
 
+// All keys of a piece of work, for a consumer warpgroup: there are some.
+__device__ __forceinline__ void attend(Warp& warp, DepthMajor<TileQ::PANEL_BYTES>& q, Rings& rings,
+                                       const AttentionForwardParams& params, SharedStorage& shared, const Block& block,
+                                       const Tiles& tiles) {
+  const AttentionShape& shape = params.shape;
+  // Weights that the tensor cores read, and those of the next tile: each is the other's after a tile.
+  Weights<Element, KEY_TILES> even, odd;
+  float s[KEY_TILES][4];
+
+  const auto issue_scores = [&](auto& weights) {
+    rings.k.wait();
+    // Of both products: between them no register may change.
+    hold(warp.o);
+    hold(weights);
+    ptx::wgmma_fence();
+    // The descriptors of a wide Q would all be kept in registers.
+    if constexpr (HEAD_DIM > 128) ptx::forget(q.low);
+    const DepthMajor<TileK::PANEL_BYTES> k(ptx::shared_address(shared.k[0]) + rings.k.stage * TileK::BYTES);
+    issue_product<Element, HEAD_DIM / 16, 0>(s, q, k);
+    ptx::wgmma_commit();
+  };
+  const auto issue_output = [&](auto& weights) {
+    rings.v.wait();
+    const WidthMajor<TileV::PANEL_BYTES> v(ptx::shared_address(shared.v[0]) + rings.v.stage * TileV::BYTES);
+    ptx::wgmma_fence();
+    issue_product<Element, 1>(warp.o, weights, v);
+    ptx::wgmma_commit();
+  };
+  const auto finish_scores = [&] {
+    hold(s);
+    rings.k.release();
+    rings.k.advance();
+  };
+  const auto finish_output = [&](auto& weights) {
+    ptx::wgmma_wait<0>();
+    hold(warp.o);
+    hold(weights);
+    rings.v.release();
+    rings.v.advance();
+  };
+  const auto step = [&](auto& weights, auto& next_weights, int next, bool is_full) {
+    ConsumerTurns::take();
+    issue_scores(weights);
+    issue_output(weights);
+    ConsumerTurns::hand_on();
+    ptx::wgmma_wait<1>();
+    finish_scores();
+    warp.weigh(s, next_weights, params, block, next * BLOCK_KV, is_full);
+    finish_output(weights);
+  };
+
+  rings.q.wait();
+  issue_scores(even);
+  ptx::wgmma_wait<0>();
+  finish_scores();
+  warp.weigh(s, even, params, block, tiles.start * BLOCK_KV, false);
+  clear_hidden(shared, rings.v, shape, block, tiles.start * BLOCK_KV);
+  int next = tiles.after(tiles.start);
+#pragma unroll 1
+  while (next < tiles.end) {
+    // Whether the next tiles are so many that everybody sees whole.
+    const auto are_full = [&](int count) {
+      return next >= tiles.full_start && next + count <= min(tiles.full_end, tiles.end);
+    };
+    if constexpr (!GENERAL) {
+#pragma unroll 1
+      for (; are_full(2); next += 2) {
+        step(even, odd, next, true);
+        step(odd, even, next + 1, true);
+      }
+    }
+    // Tiles that are hidden in part, or one that is left.
+#pragma unroll 1
+    while (next < tiles.end && (GENERAL || !are_full(2))) {
+      step(even, odd, next, GENERAL && are_full(1));
+      take_over(even, odd);
+      clear_hidden(shared, rings.v, shape, block, next * BLOCK_KV);
+      next = tiles.after(next);
+    }
+  }
+  if constexpr (OUT_APART) rings.q.release();
+  hold(warp.o);
+  hold(even);
+  issue_output(even);
+  finish_output(even);
+}
+
 // A consumer warpgroup.
 __device__ __forceinline__ void consume(const AttentionForwardParams& params, const TensorMaps& maps, SharedStorage& shared) {
   const AttentionShape& shape = params.shape;
   Rings rings(shared);
   DepthMajor<TileQ::PANEL_BYTES> q(ptx::shared_address(shared.q) + (uniform(threadIdx.x / 128) - 1) * 64 * 128);
   char* const out_smem = OUT_APART ? shared.out : shared.q;
-  Turns::begin();
+  ConsumerTurns::begin();
   for (Work<CLUSTER> work; work.exists(shape.work_blocks); work.advance()) {
     Block& block = *reinterpret_cast<Block*>(shared.blocks[threadIdx.x / 32 - 4]);
     const Block here(params, work.index);
@@ -466,86 +536,7 @@ __device__ __forceinline__ void consume(const AttentionForwardParams& params, co
     if constexpr (CLUSTER > 1) pass_tiles(tiles.start - block.loaded.start);
     Warp warp(block.place, shape);
     if (has_keys) {
-      // Weights that the tensor cores read, and those of the next tile: each is the other's after a tile.
-      Weights<Element, KEY_TILES> even, odd;
-      float s[KEY_TILES][4];
-
-      const auto issue_scores = [&](auto& weights) {
-        rings.k.wait();
-        // Of both products: between them no register may change.
-        hold(warp.o);
-        hold(weights);
-        ptx::wgmma_fence();
-        // The descriptors of a wide Q would all be kept in registers.
-        if constexpr (HEAD_DIM > 128) ptx::forget(q.low);
-        const DepthMajor<TileK::PANEL_BYTES> k(ptx::shared_address(shared.k[0]) + rings.k.stage * TileK::BYTES);
-        issue_product<Element, HEAD_DIM / 16, 0>(s, q, k);
-        ptx::wgmma_commit();
-      };
-      const auto issue_output = [&](auto& weights) {
-        rings.v.wait();
-        const WidthMajor<TileV::PANEL_BYTES> v(ptx::shared_address(shared.v[0]) + rings.v.stage * TileV::BYTES);
-        ptx::wgmma_fence();
-        issue_product<Element, 1>(warp.o, weights, v);
-        ptx::wgmma_commit();
-      };
-      const auto finish_scores = [&] {
-        hold(s);
-        rings.k.release();
-        rings.k.advance();
-      };
-      const auto finish_output = [&](auto& weights) {
-        ptx::wgmma_wait<0>();
-        hold(warp.o);
-        hold(weights);
-        rings.v.release();
-        rings.v.advance();
-      };
-      const auto step = [&](auto& weights, auto& next_weights, int next, bool is_full) {
-        Turns::take();
-        issue_scores(weights);
-        issue_output(weights);
-        Turns::hand_on();
-        ptx::wgmma_wait<1>();
-        finish_scores();
-        warp.weigh(s, next_weights, params, block, next * BLOCK_KV, is_full);
-        finish_output(weights);
-      };
-
-      rings.q.wait();
-      issue_scores(even);
-      ptx::wgmma_wait<0>();
-      finish_scores();
-      warp.weigh(s, even, params, block, tiles.start * BLOCK_KV, false);
-      clear_hidden(shared, rings.v, shape, block, tiles.start * BLOCK_KV);
-      int next = tiles.after(tiles.start);
-#pragma unroll 1
-      while (next < tiles.end) {
-        // Whether the next tiles are so many that everybody sees whole.
-        const auto are_full = [&](int count) {
-          return next >= tiles.full_start && next + count <= min(tiles.full_end, tiles.end);
-        };
-        if constexpr (!GENERAL) {
-#pragma unroll 1
-          for (; are_full(2); next += 2) {
-            step(even, odd, next, true);
-            step(odd, even, next + 1, true);
-          }
-        }
-        // Tiles that are hidden in part, or one that is left.
-#pragma unroll 1
-        while (next < tiles.end && (GENERAL || !are_full(2))) {
-          step(even, odd, next, GENERAL && are_full(1));
-          take_over(even, odd);
-          clear_hidden(shared, rings.v, shape, block, next * BLOCK_KV);
-          next = tiles.after(next);
-        }
-      }
-      if constexpr (OUT_APART) rings.q.release();
-      hold(warp.o);
-      hold(even);
-      issue_output(even);
-      finish_output(even);
+      attend(warp, q, rings, params, shared, block, tiles);
     }
     if constexpr (CLUSTER > 1) pass_tiles(block.loaded.end - tiles.end);
     store(warp, params, maps, out_smem, work.index, has_keys);
@@ -560,7 +551,7 @@ __device__ __forceinline__ void consume(const AttentionForwardParams& params, co
       rings.q.advance();
     }
   }
-  Turns::end();
+  ConsumerTurns::end();
   if (threadIdx.x % 128 == 0) ptx::bulk_wait_read<0>();
 }
 

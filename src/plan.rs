@@ -229,7 +229,7 @@ pub(crate) fn choose(
     VARIANTS.iter().find(|variant| variant.operation == operation && runs_on(variant, target) && accepts(variant))
 }
 
-fn runs_on(variant: &Variant, target: &GpuTarget) -> bool {
+pub(crate) fn runs_on(variant: &Variant, target: &GpuTarget) -> bool {
     let capability = target.compute_capability;
     variant.arch.runs_on(capability.major, capability.minor) && variant.shared_bytes() <= target.shared_bytes_max
 }

@@ -261,7 +261,15 @@ impl Variant {
         }
     }
 
-    /// The name of the kernel's entry, unique in the table.
+    /// Whether [`VARIANTS`] has this kernel, under whatever budget.
+    fn is_in_table(&self) -> bool {
+        let same = |row: &Variant| {
+            row.operation == self.operation && row.arch == self.arch && row.dtype == self.dtype && row.tile == self.tile
+        };
+        VARIANTS.iter().any(same)
+    }
+
+    /// The name of the kernel's entry, unique in the table. A candidate for the table says all of its tile.
     pub fn name(&self) -> String {
         let stem = format!("{}_{}_{}", self.operation.name(), self.arch.name().replace('_', ""), self.dtype);
         match self.tile {
@@ -275,7 +283,16 @@ impl Variant {
                     Features::Plain => "plain",
                     Features::General => "general",
                 };
-                format!("{stem}_{dims}_{suffix}")
+                let short = format!("{stem}_{dims}_{suffix}");
+                match self.tile {
+                    Tile::AttentionHopper { block_q, block_kv, stages, consumers, cluster, ping_pong, .. }
+                        if !self.is_in_table() =>
+                    {
+                        let turns = if ping_pong { "_turns" } else { "" };
+                        format!("{short}_q{block_q}_k{block_kv}_s{stages}_w{consumers}_c{cluster}{turns}")
+                    }
+                    _ => short,
+                }
             }
             Tile::WarpRows { .. } | Tile::Columns { .. } => stem,
             Tile::Rows { threads_per_row, rows_per_block, features, .. } => {
@@ -482,9 +499,9 @@ const fn hopper_loops(operation: Operation, features: Features, dims: [u32; 2]) 
         (Operation::AttentionForward, Features::Plain, [64, 64]) => ([620, 81, 84], [488, 127, 103]),
         (Operation::AttentionForward, Features::Plain, [96, 96]) => ([642, 42, 68], [526, 69, 68]),
         (Operation::AttentionForward, Features::Plain, [128, 128]) => ([650, 32, 63], [532, 53, 67]),
-        (Operation::AttentionForward, Features::Plain, [192, 128]) => ([614, 33, 72], [485, 51, 75]),
-        (Operation::AttentionForward, Features::Plain, [192, 192]) => ([555, 30, 72], [443, 47, 75]),
-        (Operation::AttentionForward, Features::Plain, [256, 256]) => ([550, 28, 77], [423, 42, 80]),
+        (Operation::AttentionForward, Features::Plain, [192, 128]) => ([602, 32, 71], [475, 50, 74]),
+        (Operation::AttentionForward, Features::Plain, [192, 192]) => ([544, 29, 71], [434, 46, 74]),
+        (Operation::AttentionForward, Features::Plain, [256, 256]) => ([539, 27, 76], [414, 41, 79]),
         _ => return [None, None],
     };
     [Some(LoopBudget::new(unmasked)), Some(LoopBudget::new(masked))]
@@ -757,3 +774,99 @@ pub static VARIANTS: [Variant; VARIANT_COUNT] = {
     }
     table
 };
+
+/// Tiles to be measured against those of [`VARIANTS`], by columns as in the table of forward kernels, and in which forms.
+const SWEEP_TILES: [([u32; 6], Forms); 18] = [
+    // Three warpgroups leave no registers for more than 96 keys, nor for turns at 96; nor has their filling warp any for
+    // a cluster's places.
+    ([64, 64, 192, 96, 2, 3], Forms::Alone),
+    ([64, 64, 192, 96, 4, 3], Forms::Alone),
+    ([64, 64, 192, 80, 4, 3], Forms::Blocks),
+    ([64, 64, 192, 64, 4, 3], Forms::Blocks),
+    ([64, 64, 128, 128, 2, 2], Forms::All),
+    ([64, 64, 128, 128, 4, 2], Forms::All),
+    ([64, 64, 128, 96, 4, 2], Forms::All),
+    ([64, 64, 128, 64, 4, 2], Forms::All),
+    ([128, 128, 128, 128, 2, 2], Forms::All),
+    ([128, 128, 128, 96, 2, 2], Forms::All),
+    ([128, 128, 128, 96, 3, 2], Forms::All),
+    ([128, 128, 128, 80, 3, 2], Forms::All),
+    ([128, 128, 128, 64, 4, 2], Forms::All),
+    ([128, 128, 192, 64, 2, 3], Forms::Blocks),
+    ([128, 128, 192, 64, 3, 3], Forms::Blocks),
+    ([256, 256, 128, 64, 2, 2], Forms::All),
+    ([256, 256, 128, 48, 2, 2], Forms::All),
+    ([256, 256, 128, 48, 3, 2], Forms::All),
+];
+
+/// The forms of a tile that a sweep compares.
+#[derive(Clone, Copy)]
+enum Forms {
+    /// Blocks on their own, whose warpgroups take no turns.
+    Alone,
+    /// Also with turns.
+    Blocks,
+    /// Also in clusters of two, with turns and without.
+    All,
+}
+
+impl Forms {
+    /// Blocks of a cluster, and whether warpgroups take turns.
+    const fn all(self) -> &'static [(u32, bool)] {
+        match self {
+            Forms::Alone => &[(1, false)],
+            Forms::Blocks => &[(1, false), (1, true)],
+            Forms::All => &[(1, false), (1, true), (2, false), (2, true)],
+        }
+    }
+}
+
+const SWEEP_COUNT: usize = {
+    let (mut count, mut tile) = (0, 0);
+    while tile < SWEEP_TILES.len() {
+        (count, tile) = (count + SWEEP_TILES[tile].1.all().len(), tile + 1);
+    }
+    count
+};
+
+static SWEEP: [Variant; SWEEP_COUNT] = {
+    let mut rows = [hopper(Operation::AttentionForward, DType::BF16, Features::Plain, SWEEP_TILES[0].0); SWEEP_COUNT];
+    let (mut index, mut number) = (0, 0);
+    while number < SWEEP_TILES.len() {
+        let ([head_dim, head_dim_v, block_q, block_kv, stages, consumers], forms) = SWEEP_TILES[number];
+        let mut form = 0;
+        while form < forms.all().len() {
+            let (cluster, ping_pong) = forms.all()[form];
+            let features = Features::Plain;
+            let mut row = hopper(Operation::AttentionForward, DType::BF16, features, SWEEP_TILES[number].0);
+            row.tile = Tile::AttentionHopper {
+                head_dim,
+                head_dim_v,
+                block_q,
+                block_kv,
+                stages,
+                consumers,
+                cluster,
+                ping_pong,
+                features,
+            };
+            row.budget.main_loop = None;
+            row.budget.masked_loop = None;
+            rows[index] = row;
+            (index, form) = (index + 1, form + 1);
+        }
+        number += 1;
+    }
+    rows
+};
+
+/// Candidates for [`VARIANTS`]: kernels that no plan chooses by itself. They are compiled where `WARPFOLD_SWEEP` is set for the
+/// build; `cargo xtask sweep` times them, and [`crate::AttentionPlan::with_kernel`] runs one.
+pub fn sweep() -> impl Iterator<Item = &'static Variant> {
+    SWEEP.iter().filter(|row| !row.is_in_table())
+}
+
+/// The kernel of this name, in [`VARIANTS`] or among the candidates.
+pub fn named(name: &str) -> Option<&'static Variant> {
+    VARIANTS.iter().chain(sweep()).find(|row| row.name() == name)
+}

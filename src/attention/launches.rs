@@ -11,11 +11,11 @@ use crate::params::{
     AttentionBackwardParams, AttentionDeltaParams, AttentionForwardParams, AttentionMergeParams, AttentionShape,
     AttentionSinksParams, HeadStrides, ScoreStrides,
 };
-use crate::plan::{LaunchPlan, Params, choose, stride_bytes, to_i32};
+use crate::plan::{LaunchPlan, Params, choose, runs_on, stride_bytes, to_i32};
 use crate::target::{GpuTarget, Target};
 use crate::tensor::TensorSpec;
 use crate::tensor_map::{Dim, STRIDE_BYTES_END, TensorMap, TensorMaps};
-use crate::variants::{Arch, Features, Operation, Tile, VARIANTS, Variant};
+use crate::variants::{Arch, Features, Operation, Tile, VARIANTS, Variant, named, sweep};
 
 /// Bytes of keys and values that blocks of neighbouring indices may share: a part of the L2 cache of every GPU since the
 /// A100 (40 MB).
@@ -177,6 +177,23 @@ fn find(operation: Operation, problem: &Problem, target: &GpuTarget, rows: Rows)
     })
 }
 
+/// The forward kernel of this name, in the table or among the candidates for it.
+fn find_named(name: &str, problem: &Problem, target: &GpuTarget, rows: Rows) -> Result<&'static Variant> {
+    let takes = |variant: &&'static Variant| {
+        let is_forward = variant.operation == Operation::AttentionForward;
+        is_forward && runs_on(variant, target) && accepts(variant, problem, rows)
+    };
+    named(name).filter(takes).ok_or_else(|| {
+        let names: Vec<String> = VARIANTS.iter().chain(sweep()).filter(takes).map(Variant::name).collect();
+        Error::NoKernel {
+            operation: "attention",
+            wanted: format!("this problem under the name {name}"),
+            target: Target::Gpu(*target).to_string(),
+            available: format!("it under {}", names.join(", ")),
+        }
+    })
+}
+
 /// The tile of an attention kernel: query rows, keys.
 fn tile(variant: &Variant) -> (usize, usize) {
     match variant.tile {
@@ -192,11 +209,14 @@ fn has_maps(variant: &Variant) -> bool {
     matches!(variant.tile, Tile::AttentionHopper { .. })
 }
 
-/// The forward kernel.
-pub(crate) fn forward_launch(problem: &Problem, target: &GpuTarget) -> Result<LaunchPlan> {
+/// The forward kernel: the one that the table has for the problem, or the one of a name.
+pub(crate) fn forward_launch(problem: &Problem, target: &GpuTarget, name: Option<&str>) -> Result<LaunchPlan> {
     let are_aligned = [&problem.q, &problem.k, &problem.v, &problem.output].iter().all(|spec| spec.rows_aligned());
     let rows = Rows { are_aligned, fit_maps: map_obstacle(problem).is_none() };
-    let variant = find(Operation::AttentionForward, problem, target, rows)?;
+    let variant = match name {
+        None => find(Operation::AttentionForward, problem, target, rows)?,
+        Some(name) => find_named(name, problem, target, rows)?,
+    };
     let group = problem.group();
     let packable = if has_maps(variant) { mapped_heads(group) } else { group };
     // A piece of work has the rows of all blocks of a cluster.

@@ -29,9 +29,40 @@ impl AttentionPlan {
     pub(crate) fn new(problem: Problem, spec: &QkvSpec, target: &Target) -> Result<AttentionPlan> {
         let execution = match target {
             Target::Cpu => Execution::cpu("attention", problem.dtype)?,
-            Target::Gpu(gpu) => Execution::Launch(forward_launch(&problem, gpu)?),
+            Target::Gpu(gpu) => Execution::Launch(forward_launch(&problem, gpu, None)?),
         };
         Ok(AttentionPlan { spec: spec.clone(), problem, target: *target, execution })
+    }
+
+    /// The same problem by the kernel of this name instead of the one that was chosen: for measurements. It is a row of
+    /// [`crate::variants::VARIANTS`] or, in a build with `WARPFOLD_SWEEP` set, of [`crate::variants::sweep`], which has to take the
+    /// problem. Which kernel runs may change the last bits of a result.
+    ///
+    /// ```
+    /// use warpfold::{Attention, DType, GpuTarget, QkvSpec, Target, TensorSpec};
+    /// let tensor = TensorSpec::contiguous(DType::BF16, [2, 8, 1024, 64])?;
+    /// let target = Target::Gpu(GpuTarget::H100);
+    /// let plan = Attention::new().plan(&QkvSpec::new(tensor, tensor, tensor), &target)?;
+    /// let baseline = plan.clone().with_kernel("attention_forward_sm80_bf16_d64_plain")?;
+    /// assert_ne!(plan.launch().unwrap().variant, baseline.launch().unwrap().variant);
+    /// assert!(plan.with_kernel("attention_forward_sm80_bf16_d128_plain").is_err());
+    /// # Ok::<(), warpfold::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`crate::Error::NoKernel`] where there is no such kernel or it does not take the problem, with the names of those that do;
+    /// on the CPU, which has none.
+    pub fn with_kernel(mut self, name: &str) -> Result<AttentionPlan> {
+        let Target::Gpu(gpu) = &self.target else {
+            return Err(Error::NoKernel {
+                operation: "attention",
+                wanted: format!("a problem under the name {name}"),
+                target: self.target.to_string(),
+                available: "GPUs".to_string(),
+            });
+        };
+        self.execution = Execution::Launch(forward_launch(&self.problem, gpu, Some(name))?);
+        Ok(self)
     }
 
     /// The kernel launch; `None` on the CPU device.

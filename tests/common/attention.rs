@@ -45,6 +45,8 @@ pub struct Attempt {
     /// One for each [`Operand`].
     pub placements: [Placement; OPERANDS],
     pub seed: u64,
+    /// The name of the forward kernel, where it is not to be the table's choice.
+    pub kernel: Option<String>,
 }
 
 /// A device's result, padded as the oracle's.
@@ -85,7 +87,7 @@ pub fn dropout(probability: f32) -> Option<DropoutCase> {
 
 impl Attempt {
     pub fn new(case: AttentionCase, dtype: DType, placement: Placement) -> Attempt {
-        Attempt { case, dtype, placements: [placement; OPERANDS], seed: 7 }
+        Attempt { case, dtype, placements: [placement; OPERANDS], seed: 7, kernel: None }
     }
 
     /// Puts one tensor elsewhere.
@@ -167,7 +169,11 @@ impl Attempt {
     }
 
     fn plan(&self, device: &Device, inputs: &Qkv<'_>, output: &Placed) -> Result<AttentionPlan, Error> {
-        self.attention().plan(&inputs.spec().output(output.view().spec()), &device.target())
+        let plan = self.attention().plan(&inputs.spec().output(output.view().spec()), &device.target())?;
+        match &self.kernel {
+            Some(name) => plan.with_kernel(name),
+            None => Ok(plan),
+        }
     }
 
     fn poisoned_outputs(&self, device: &Device, case: &AttentionCase) -> Result<[Placed; 2], Error> {

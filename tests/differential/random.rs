@@ -148,8 +148,9 @@ fn attempt(device: &Device) -> impl Strategy<Value = Attempt> + use<> {
 
 fn attempt_of(device: &Device, batch: Range<usize>) -> impl Strategy<Value = Attempt> + use<> {
     let memory = prop_oneof![placement().prop_map(|one| [one; OPERANDS]), prop::array::uniform11(placement())];
-    (case(device == &Device::cpu(), batch), prop::sample::select(DTYPES.to_vec()), memory, any::<u32>())
-        .prop_map(|(case, dtype, placements, seed)| Attempt { case, dtype, placements, seed: u64::from(seed) })
+    (case(device == &Device::cpu(), batch), prop::sample::select(DTYPES.to_vec()), memory, any::<u32>()).prop_map(
+        |(case, dtype, placements, seed)| Attempt { case, dtype, placements, seed: u64::from(seed), kernel: None },
+    )
 }
 
 #[test]

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use flate2::{Compression, write::GzEncoder};
 
 use crate::workspace::{capture, shown, target};
-use crate::{demo, progress, test, weights};
+use crate::{demo, progress, sweep, test, weights};
 
 /// What the folder may hold.
 const BYTES_MAX: u64 = 64 << 20;
@@ -24,14 +24,16 @@ pub fn run() -> Result<()> {
     let compiler = test::kernel_compiler(&["build", "--release", "--package", "warpfold"])?;
     println!("The kernels are compiled, by {compiler}");
     let mut programs =
-        executables(&["test", "--release", "--no-run", "--package", "warpfold", "--test", "differential"])?;
+        executables(&["test", "--release", "--no-run", "--package", "warpfold", "--test", "differential"], &[])?;
     programs.retain(|(name, _)| name == "differential");
     if programs.is_empty() {
         bail!("there is no test named differential");
     }
     for (package, name) in [("minilm", "minilm"), ("xtask", "restore-weights")] {
-        programs.extend(executables(&["build", "--release", "--package", package, "--bin", name])?);
+        programs.extend(executables(&["build", "--release", "--package", package, "--bin", name], &[])?);
     }
+    // The only program that holds the candidates for the table of kernels. Last, so that warpfold is built anew once.
+    programs.extend(executables(&["build", "--release", "--package", "sweep"], &[sweep::CANDIDATES])?);
 
     let folder = target().join("bundle");
     if folder.exists() {
@@ -70,9 +72,9 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// Builds with this cargo command and returns the programs that it names, with their paths.
-fn executables(arguments: &[&str]) -> Result<Vec<(String, PathBuf)>> {
-    let messages = test::cargo_messages(arguments)?;
+/// Builds with this cargo command and these variables, and returns the programs that it names, with their paths.
+fn executables(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Vec<(String, PathBuf)>> {
+    let messages = test::cargo_messages(arguments, variables)?;
     let program = |message: &serde_json::Value| {
         let path = PathBuf::from(message["executable"].as_str()?);
         Some((message["target"]["name"].as_str()?.to_string(), path))

@@ -8,6 +8,7 @@ mod demo;
 mod mutants;
 mod pip;
 mod progress;
+mod sweep;
 mod test;
 mod weights;
 mod workspace;
@@ -36,6 +37,8 @@ enum Chore {
     Mutants(mutants::Mutants),
     /// Show what the kernels cost: registers, occupancy, and the work of each unit in each loop
     Budgets(budgets::Budgets),
+    /// Check and time candidates for the table of kernels: on a GPU, or without times on the emulator
+    Sweep(sweep::Sweep),
     /// Install the pinned CUDA compiler under target/toolkit
     Toolkit,
     /// Generate src/params.rs from kernels/lib/params.h
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Chore::Test => test::run(),
         Chore::Mutants(mutants) => mutants.run(),
         Chore::Budgets(budgets) => budgets.run(),
+        Chore::Sweep(sweep) => sweep.run(),
         Chore::Toolkit => toolkit(),
         Chore::Bindings { check } => bindings::run(check),
         Chore::Model => demo::model().map(|folder| println!("The model is in {}", shown(&folder))),

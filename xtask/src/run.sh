@@ -73,6 +73,7 @@ if ! command -v nvidia-smi > /dev/null || ! nvidia-smi -L 2> /dev/null | grep -q
     why="there is no NVIDIA GPU with a driver here"
     for part in "${parts[@]}"; do not_done "differential-$part" "$why"; done
     not_done sanitizer "$why"
+    not_done sweep "$why"
     not_done "demo on $device" "$why"
     # What is left to see is whether the bundle is whole.
     step demo-cpu-f16 bin/minilm demo --model model --device cpu --dtype f16 --out results/demo-cpu-f16 --check-reference
@@ -103,6 +104,9 @@ for tool in memcheck racecheck initcheck synccheck; do
         fi
     done
 done
+
+# Which tiles the table of kernels should have: figures in results/sweep.csv, advice at the end of the step's output.
+step sweep bin/sweep --device "$device" --csv results/sweep.csv
 
 library_path="${LD_LIBRARY_PATH:-}"
 cublas=$({ ldconfig -p 2> /dev/null || /sbin/ldconfig -p; } 2> /dev/null | grep -c libcublas.so)

@@ -110,7 +110,7 @@ fn word(passed: bool) -> &'static str {
 /// # Errors
 /// The build fails, or it holds no kernels.
 pub fn kernel_compiler(arguments: &[&str]) -> Result<String> {
-    for message in cargo_messages(arguments)? {
+    for message in cargo_messages(arguments, &[])? {
         let is_warpfold = message["package_id"].as_str().is_some_and(|id| package_name(id) == "warpfold");
         if message["reason"] == "build-script-executed" && is_warpfold {
             let out_dir = message["out_dir"].as_str().context("cargo names no out_dir")?;
@@ -129,10 +129,10 @@ pub fn package_name(id: &str) -> &str {
     }
 }
 
-/// Runs a cargo command that reports in JSON and returns its messages; diagnostics go to the terminal.
-pub fn cargo_messages(arguments: &[&str]) -> Result<Vec<Value>> {
+/// Runs a cargo command that reports in JSON, with these variables, and returns its messages; diagnostics go to the terminal.
+pub fn cargo_messages(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Vec<Value>> {
     let mut command = cargo(arguments);
-    command.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    command.envs(variables.iter().copied()).arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
     println!("$ {}", typed(&command));
     let output = command.output().context("cannot start cargo")?;
     if !output.status.success() {

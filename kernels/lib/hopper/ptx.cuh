@@ -49,10 +49,10 @@ __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
 
 // ---- clusters: blocks that run side by side and reach each other's shared memory
 
-// mov.u32 d, %cluster_ctarank;   PTX 7.8, sm_90. This block's number in its cluster.
+// mov.u32 d, %cluster_ctarank;   PTX 7.8, sm_90. This block's number in its cluster. Volatile as ptx::block_index() is.
 __device__ __forceinline__ uint32_t cluster_rank() {
   uint32_t d;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(d));
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(d));
   return d;
 }
 

@@ -15,10 +15,10 @@ pub fn mutants() -> Vec<Mutant> {
 fn copies() -> Vec<Mutant> {
     vec![
         Mutant::new("q-not-waited-for", "Q is multiplied before it is there", HOPPER)
-            .edit(FILE, "      rings.q.wait();\n", "      \n")
+            .edit(FILE, "  rings.q.wait();\n", "  \n")
             .hazard(&[ASYNC, RACE, UNWRITTEN]),
         Mutant::new("keys-of-the-first-sequence", "keys and values of packed sequences are taken from the first one", HOPPER)
-            .edit(FILE, "const int key = place.first_key + tile * BLOCK_KV + part_row;", "const int key = tile * BLOCK_KV + part_row;"),
+            .edit(FILE, "const int key = place.first_key + tile * BLOCK_KV + part_row();", "const int key = tile * BLOCK_KV + part_row();"),
         Mutant::new("v-of-the-next-tile", "values are those of the next tile of keys", HOPPER)
             .edit(FILE, "fill_tile(rings.v, maps.v, TileV(), shared.v[0], tile);", "fill_tile(rings.v, maps.v, TileV(), shared.v[0], tile + 1);"),
         Mutant::new("v-of-k", "values are the keys", HOPPER)
@@ -37,7 +37,7 @@ fn copies() -> Vec<Mutant> {
             .edit(FILE, "place.tensor_batch);\n        }\n        rings.q.advance();", "place.tensor_batch);\n        }\n        ")
             .hazard(&[DEADLOCK, ASYNC, MBARRIER, RACE]),
         Mutant::new("q-released-early", "Q is released before its last product", HOPPER)
-            .edit(FILE, "      rings.q.wait();\n", "      rings.q.wait(); rings.q.release();\n")
+            .edit(FILE, "  rings.q.wait();\n", "  rings.q.wait(); rings.q.release();\n")
             .hazard(&[MBARRIER, ASYNC, RACE]),
         Mutant::new("mbarriers-not-announced", "warps use mbarriers that may not be initialised yet", HOPPER)
             .edit(FILE, "  if constexpr (CLUSTER == 1) {\n    __syncthreads();", "  if constexpr (CLUSTER == 1) {\n    ")
@@ -54,19 +54,19 @@ fn copies() -> Vec<Mutant> {
 fn order() -> Vec<Mutant> {
     vec![
         Mutant::new("k-released-under-its-product", "K is released while the tensor cores read it", HOPPER)
-            .edit(FILE, "        ptx::wgmma_wait<1>();\n        finish_scores();", "        finish_scores();\n        ptx::wgmma_wait<1>();")
+            .edit(FILE, "    ptx::wgmma_wait<1>();\n    finish_scores();", "    finish_scores();\n    ptx::wgmma_wait<1>();")
             .hazard(REGISTERS),
         Mutant::new("v-released-under-its-product", "V is released while the tensor cores read it", HOPPER)
-            .edit(FILE, "        ptx::wgmma_wait<0>();\n        hold(warp.o);\n        hold(weights);\n        rings.v.release();", "        rings.v.release();\n        hold(warp.o);\n        hold(weights);\n        ptx::wgmma_wait<0>();")
+            .edit(FILE, "    ptx::wgmma_wait<0>();\n    hold(warp.o);\n    hold(weights);\n    rings.v.release();", "    rings.v.release();\n    hold(warp.o);\n    hold(weights);\n    ptx::wgmma_wait<0>();")
             .hazard(REGISTERS),
         Mutant::new("scores-one-product-early", "scores are read while the tensor cores write them", HOPPER)
-            .edit(FILE, "        ptx::wgmma_wait<1>();\n        finish_scores();", "        ptx::wgmma_wait<2>();\n        finish_scores();")
+            .edit(FILE, "    ptx::wgmma_wait<1>();\n    finish_scores();", "    ptx::wgmma_wait<2>();\n    finish_scores();")
             .hazard(REGISTERS),
         Mutant::new("first-scores-early", "the first scores are read while the tensor cores write them", HOPPER)
-            .edit(FILE, "      ptx::wgmma_wait<0>();\n      finish_scores();", "      ptx::wgmma_wait<1>();\n      finish_scores();")
+            .edit(FILE, "  ptx::wgmma_wait<0>();\n  finish_scores();", "  ptx::wgmma_wait<1>();\n  finish_scores();")
             .hazard(REGISTERS),
         Mutant::new("output-early", "the output is read while the tensor cores add to it", HOPPER)
-            .edit(FILE, "        ptx::wgmma_wait<0>();\n        hold(warp.o);\n        hold(weights);\n        rings.v.release();", "        ptx::wgmma_wait<1>();\n        hold(warp.o);\n        hold(weights);\n        rings.v.release();")
+            .edit(FILE, "    ptx::wgmma_wait<0>();\n    hold(warp.o);\n    hold(weights);\n    rings.v.release();", "    ptx::wgmma_wait<1>();\n    hold(warp.o);\n    hold(weights);\n    rings.v.release();")
             .hazard(REGISTERS),
         Mutant::new("output-rescaled-early", "the output is rescaled while the tensor cores add to it", HOPPER)
             .edit(FILE, "      // The tensor cores may still be adding to the output.\n      ptx::wgmma_wait<0>();", "      // The tensor cores may still be adding to the output.\n      ")

@@ -10,7 +10,9 @@ mod attention_forward_sm80;
 mod attention_forward_sm90;
 mod attention_merge;
 mod backward;
+mod hopper_mask;
 mod hopper_ring;
+mod hopper_softmax;
 mod hopper_wgmma;
 mod mask;
 mod moments;
@@ -131,7 +133,9 @@ pub fn mutants() -> Vec<Mutant> {
     [
         attention_forward_sm80::mutants(),
         attention_forward_sm90::mutants(),
+        hopper_mask::mutants(),
         hopper_ring::mutants(),
+        hopper_softmax::mutants(),
         hopper_wgmma::mutants(),
         online_softmax::mutants(),
         mask::mutants(),
