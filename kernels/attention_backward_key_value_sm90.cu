@@ -45,6 +45,8 @@
 #include "lib/hopper/tiles.cuh"
 #include "lib/place.cuh"
 
+#include <type_traits>
+
 namespace warpfold {
 
 using Element = WARPFOLD_ELEMENT;
@@ -74,7 +76,8 @@ constexpr int EXCHANGES = SHARES_KEYS ? 2 : 0;
 constexpr int EXCHANGE_BYTES = 64 * BLOCK_Q * sizeof(float);
 constexpr int INPUT_BYTES =
     TileK::BYTES + TileV::BYTES + STAGES * (TileQ::BYTES + TileOut::BYTES) + EXCHANGES * EXCHANGE_BYTES;
-constexpr int STATE_BYTES = 2048;
+// Two numbers of each query, barriers and plans.
+constexpr int STATE_BYTES = (2 * STAGES * BLOCK_Q * static_cast<int>(sizeof(float)) + 512 + 1023) / 1024 * 1024;
 constexpr int RESULT_BYTES = TileK::BYTES + TileV::BYTES;
 constexpr bool RESULTS_APART = INPUT_BYTES + RESULT_BYTES + STATE_BYTES <= SHARED_BYTES_MAX;
 static_assert(RESULTS_APART || (SHARES_KEYS && TileK::BYTES == TileV::BYTES), "a result fits the other tile");
@@ -177,17 +180,26 @@ __device__ __forceinline__ void fill_numbers(const AttentionBackwardParams& para
   RingSide<STAGES> queries(shared.query_ring);
   for_each_block<Block>(params.shape.work_blocks, shared.plans, [&](const Block& block) {
     block.for_each_tile(params.shape, [&](uint32_t head, int first_query) {
-      queries.start_storing();
+      constexpr int PARTS = (BLOCK_Q + 31) / 32;
+      const int lane = threadIdx.x % 32;
+      float base_log2[PARTS], delta[PARTS];
+      // Read before there is room for them.
 #pragma unroll
-      for (int first = 0; first < BLOCK_Q; first += 32) {
-        const int row = first + threadIdx.x % 32;
-        if (BLOCK_Q % 32 != 0 && row >= BLOCK_Q) break;
-        const bool exists = first_query + row < block.place.len_q;
+      for (int part = 0; part < PARTS; ++part) {
+        const int row = 32 * part + lane;
+        const bool exists = row < BLOCK_Q && first_query + row < block.place.len_q;
         const int64_t stat = block.place.stat(params.shape, head, first_query + row);
         // A query that does not exist has no weights: 2^(0 - inf) = 0.
-        shared.base_log2[queries.stage][row] =
-            exists ? base_of_lse(reinterpret_cast<const float*>(params.lse)[stat]) : CUDART_INF_F;
-        shared.delta[queries.stage][row] = exists ? reinterpret_cast<const float*>(params.delta)[stat] : 0.0f;
+        base_log2[part] = exists ? base_of_lse(reinterpret_cast<const float*>(params.lse)[stat]) : CUDART_INF_F;
+        delta[part] = exists ? reinterpret_cast<const float*>(params.delta)[stat] : 0.0f;
+      }
+      queries.start_storing();
+#pragma unroll
+      for (int part = 0; part < PARTS; ++part) {
+        const int row = 32 * part + lane;
+        if (BLOCK_Q % 32 != 0 && row >= BLOCK_Q) break;
+        shared.base_log2[queries.stage][row] = base_log2[part];
+        shared.delta[queries.stage][row] = delta[part];
       }
       queries.finish_storing();
       queries.advance();
@@ -241,10 +253,13 @@ __device__ __forceinline__ ColumnNumbers numbers(const float (&of_stages)[STAGES
   return {ptx::shared_address(of_stages) + (stage * BLOCK_Q + fragment::column(0)) * static_cast<uint32_t>(sizeof(float))};
 }
 
+// The numbers of all queries of a tile, ahead of where they are needed; with options the registers are.
+using TileNumbers = std::conditional_t<GENERAL, ColumnNumbers, HeldNumbers<QUERY_TILES>>;
+
 // Products become weights, in place and as operand of the next product; with options, lib/hopper/gradient.cuh says what is in place.
 __device__ __forceinline__ void weigh_tile(float (&s)[QUERY_TILES][4], Weights<Element, QUERY_TILES>& weights,
                                            uint32_t (&keep)[KEEP_WORDS<QUERY_TILES>], const AttentionBackwardParams& params,
-                                           const Block& block, const ColumnNumbers& base, uint32_t head, int first_query,
+                                           const Block& block, const TileNumbers& base, uint32_t head, int first_query,
                                            bool is_full) {
   const int key[2] = {block.place.first_row + tile_row(0), block.place.first_row + tile_row(1)};
   if constexpr (GENERAL) {
@@ -303,7 +318,7 @@ __device__ __forceinline__ void store(const float (&acc)[TILES][4], float scale,
   if (address == 0) return;
   const int first = uniform(first_row());
   store_warpgroup<Element, Tile>(
-      acc, scale, tile_smem, first, place.num_rows, columns,
+      acc, {scale, scale}, tile_smem, first, place.num_rows, columns,
       [&](int panel, uint32_t address_smem) {
         ptx::store_box(map, address_smem, 64 * panel, place.first_key + place.first_row + first, place.kv_head,
                        place.tensor_batch);
@@ -360,6 +375,8 @@ __device__ __forceinline__ void consume(const AttentionBackwardParams& params, c
       const bool is_full = walk.is_full();
       queries.wait();
       clear_foreign(shared.q[queries.stage], shared.d_out[queries.stage], shape, block.place, walk.first_query());
+      // Before the products, behind which the loads would wait.
+      const TileNumbers base(numbers(shared.base_log2, queries.stage));
       ptx::wgmma_fence();
       issue_product<Element, HEAD_DIM / 16, 0>(
           s, k, DepthMajor<TileQ::PANEL_BYTES>(ptx::shared_address(shared.q[0]) + queries.stage * TileQ::BYTES));
@@ -367,9 +384,10 @@ __device__ __forceinline__ void consume(const AttentionBackwardParams& params, c
       if constexpr (!GENERAL) issue_dp();
       ptx::wgmma_wait<GENERAL ? 0 : 1>();
       hold(s);
-      weigh_tile(s, weights, keep, params, block, numbers(shared.base_log2, queries.stage),
-                 block.place.kv_head * shape.heads_per_kv + walk.head, walk.first_query(), is_full);
+      weigh_tile(s, weights, keep, params, block, base, block.place.kv_head * shape.heads_per_kv + walk.head,
+                 walk.first_query(), is_full);
       if constexpr (GENERAL) issue_dp();
+      const TileNumbers delta(numbers(shared.delta, queries.stage));
       hold(dv);
       hold(weights);
       ptx::wgmma_fence();
@@ -384,7 +402,7 @@ __device__ __forceinline__ void consume(const AttentionBackwardParams& params, c
         ptx::mark_as_rare();
         drop_products(held, dp);
       }
-      differentiate<GENERAL>(held, dp, gradients, keep, shape, numbers(shared.delta, queries.stage));
+      differentiate<GENERAL>(held, dp, gradients, keep, shape, delta);
       hold(dk);
       hold(gradients);
       ptx::wgmma_fence();
@@ -442,7 +460,7 @@ __device__ __forceinline__ void consume_values(const AttentionBackwardParams& pa
       hold(dv);
       hold(weights);
       if (!walk.is_first()) queries.release_before();
-      weigh_tile(s, weights, keep, params, block, numbers(shared.base_log2, queries.stage),
+      weigh_tile(s, weights, keep, params, block, TileNumbers(numbers(shared.base_log2, queries.stage)),
                  block.place.kv_head * shape.heads_per_kv + walk.head, walk.first_query(), walk.is_full());
       hold(dv);
       hold(weights);
@@ -548,7 +566,7 @@ __device__ __forceinline__ void attention_backward_key_value(const AttentionBack
   }
   __syncthreads();
   if (threadIdx.x < 128) {
-    ptx::give_registers<FILL_REGISTERS>();
+    ptx::give_registers<Registers<CONSUMERS>::FILL>();
     if (threadIdx.x < 32) {
       fill(params, maps, shared);
     } else if (threadIdx.x < 64) {
@@ -557,7 +575,7 @@ __device__ __forceinline__ void attention_backward_key_value(const AttentionBack
       plan(params, shared);
     }
   } else {
-    ptx::take_registers<CONSUME_REGISTERS>();
+    ptx::take_registers<Registers<CONSUMERS>::CONSUME>();
     if constexpr (!SHARES_KEYS) {
       consume(params, maps, shared);
     } else if (threadIdx.x < 256) {

@@ -288,7 +288,7 @@ __device__ __forceinline__ void consume(const AttentionBackwardParams& params, c
     }
     if constexpr (RESULT_APART) side_in_round(shared.query_ring, block.round).release();
     store_warpgroup<Element, TileQ>(
-        warp.dq, shape.scale, RESULT_APART ? shared.dq : shared.q, first_row, place.num_rows, shape.head_dim,
+        warp.dq, {shape.scale, shape.scale}, RESULT_APART ? shared.dq : shared.q, first_row, place.num_rows, shape.head_dim,
         [&](int panel, uint32_t address_smem) {
           ptx::store_box(maps.dq, address_smem, 64 * panel, 0, place.first_query + place.query(shape, first_row),
                          place.first_head / shape.packed_heads, place.tensor_batch);
@@ -321,14 +321,14 @@ __device__ __forceinline__ void attention_backward_query(const AttentionBackward
   }
   __syncthreads();
   if (threadIdx.x < 128) {
-    ptx::give_registers<FILL_REGISTERS>();
+    ptx::give_registers<Registers<CONSUMERS>::FILL>();
     if (threadIdx.x < 32) {
       fill(params, maps, shared);
     } else if (threadIdx.x < 64) {
       plan(params, shared);
     }
   } else {
-    ptx::take_registers<CONSUME_REGISTERS>();
+    ptx::take_registers<Registers<CONSUMERS>::CONSUME>();
     consume(params, maps, shared);
   }
 }

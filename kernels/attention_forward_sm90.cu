@@ -7,20 +7,18 @@
 // Shapes   q [batch, heads_q, len_q, head_dim], k [batch, heads_kv, len_kv, head_dim], v [batch, heads_kv, len_kv,
 //          head_dim_v], out [batch, heads_q, len_q, head_dim_v], lse f32 [batch, heads_q, len_q]; strided but for the last
 //          dimension. Packed sequences: lib/place.cuh. A head_dim below the tile's is filled up with zeros by the copy engine.
-// Grid     persistent: as many blocks as multiprocessors walk the pieces of work, to and fro (lib/hopper/work.cuh), in the order
-//          of lib/place.cuh: the longest first. A piece of work is BLOCK_Q query rows of one head.
-// Cluster  of CLUSTER blocks (a choice of the tile): a piece of work is BLOCK_Q neighbouring rows for each of them. Every block
-//          copies its part of each tile of keys and values to all of them. A block that sees fewer tiles than the others takes
-//          part in copying the rest, and does nothing with them.
-// Warps    one warpgroup of which one warp fills the buffers, and CONSUMERS warpgroups of 64 query rows each that compute. The
-//          first gives most of its registers to the others. These may take turns (lib/hopper/turns.cuh; a choice of the tile).
+// Grid     persistent: as many blocks as multiprocessors walk the blocks of work, to and fro (lib/hopper/plan.cuh), in the order
+//          of lib/place.cuh. A block of work is BLOCK_Q query rows of one head.
+// Warps    one warpgroup of which one warp works out what the next block of work comes to and one fills the buffers; and CONSUMERS
+//          warpgroups of 64 query rows each that compute. The first gives nearly all of its registers to the others. These may
+//          take turns (lib/hopper/turns.cuh; a choice of the tile).
 // Shared   one tile of Q, rings of STAGES tiles of K and of V, and the output's tile, which is Q's where there is no room.
 // Order    of a consumer, with the product of one tile under the softmax of the next:
 //
 //            issue S = Q K(n)            issue O = O + P V(n-1)
 //            wait for S                  release K(n)
-//            P' = softmax(S)             while the tensor cores are at O; where a row's base moves, wait for O and rescale it
-//            wait for O                  release V(n-1); P' is P of the next tile
+//            P' = softmax(S)             while the tensor cores are at O
+//            wait for O                  release V(n-1); where a row's base moved, rescale O; P' is P of the next tile
 //
 //          Tiles that every row sees whole go in pairs, so that P and P' change places without a copy.
 // Every row's keys are walked in ascending tiles that start at multiples of BLOCK_KV, and nothing of a row depends on the
@@ -29,11 +27,11 @@
 // Source   Shah et al., "FlashAttention-3" (2024), sections 3.1 and 3.2; the softmax is that of lib/hopper/softmax.cuh.
 
 #include "lib/hopper/mask.cuh"
-#include "lib/hopper/ring.cuh"
+#include "lib/hopper/plan.cuh"
 #include "lib/hopper/softmax.cuh"
+#include "lib/hopper/tiles.cuh"
 #include "lib/hopper/turns.cuh"
 #include "lib/hopper/wgmma.cuh"
-#include "lib/hopper/work.cuh"
 #include "lib/philox.cuh"
 #include "lib/place.cuh"
 #include "lib/score.cuh"
@@ -49,7 +47,6 @@ constexpr int BLOCK_Q = WARPFOLD_BLOCK_Q;
 constexpr int BLOCK_KV = WARPFOLD_BLOCK_KV;
 constexpr int STAGES = WARPFOLD_STAGES;
 constexpr int CONSUMERS = WARPFOLD_CONSUMERS;
-constexpr int CLUSTER = WARPFOLD_CLUSTER;
 constexpr bool PING_PONG = WARPFOLD_PING_PONG;
 constexpr bool GENERAL = WARPFOLD_GENERAL;
 constexpr int THREADS = 128 * (CONSUMERS + 1);
@@ -64,8 +61,9 @@ using Tiles = KeyTiles<BLOCK_KV, GENERAL>;
 
 // Whether the output has a tile of its own; else the next block's Q waits until the output has left.
 constexpr int SHARED_BYTES_MAX = 227 * 1024;
-constexpr bool OUT_APART =
-    TileQ::BYTES + TileOut::BYTES + STAGES * (TileK::BYTES + TileV::BYTES) + 2048 <= SHARED_BYTES_MAX;
+constexpr int STATE_BYTES = 2048;
+constexpr int INPUT_BYTES = TileQ::BYTES + STAGES * (TileK::BYTES + TileV::BYTES);
+constexpr bool OUT_APART = INPUT_BYTES + TileOut::BYTES + STATE_BYTES <= SHARED_BYTES_MAX;
 
 // With three warpgroups a thread has 160 registers, of which scores, two tiles of weights and the output take 128.
 constexpr bool ROWS_APART = CONSUMERS == 3;
@@ -75,9 +73,6 @@ using ToWeight = std::conditional_t<!GENERAL && HEAD_DIM <= 64, MixedExponential
 static_assert(BLOCK_Q == 64 * CONSUMERS, "a warpgroup owns 64 query rows");
 static_assert(BLOCK_KV % 16 == 0 && HEAD_DIM % 16 == 0 && HEAD_DIM_V % 16 == 0, "tiles are whole tensor-core steps");
 static_assert(OUT_APART || TileOut::BYTES <= TileQ::BYTES, "the output fits Q's tile");
-static_assert(BLOCK_KV % (8 * CLUSTER) == 0, "a block's part of a tile is whole periods of the swizzle");
-// Without a prefix, the tiles of several blocks together are one range.
-static_assert(CLUSTER == 1 || !GENERAL, "clusters are for the plain image");
 
 struct SharedStorage {
   alignas(1024) char q[TileQ::BYTES];
@@ -87,124 +82,90 @@ struct SharedStorage {
   alignas(1024) Ring<1> q_ring;
   Ring<STAGES> k_ring;
   Ring<STAGES> v_ring;
-  // What a block of work comes to, one a consumer warp: the registers are for the products.
-  alignas(16) char blocks[4 * CONSUMERS][128];
+  PlanRing plans;
+  char rest[STATE_BYTES - sizeof(Ring<1>) - 2 * sizeof(Ring<STAGES>) - sizeof(PlanRing)];
 };
-static_assert(sizeof(SharedStorage) == TileQ::BYTES + STAGES * (TileK::BYTES + TileV::BYTES) +
-                                           (OUT_APART ? TileOut::BYTES : 0) + 2048,
+static_assert(sizeof(SharedStorage) == INPUT_BYTES + (OUT_APART ? TileOut::BYTES : 0) + STATE_BYTES,
               "src/variants.rs counts the same bytes");
 
 struct TensorMaps {
   TensorMap q;    // (head_dim, packed_heads, len_q, heads_q / packed_heads, batch), boxes of (64, packed_heads, BLOCK_Q / packed_heads)
-  TensorMap k;    // (head_dim, len_kv, heads_kv, batch), boxes of (64, BLOCK_KV / CLUSTER)
+  TensorMap k;    // (head_dim, len_kv, heads_kv, batch), boxes of (64, BLOCK_KV)
   TensorMap v;
   TensorMap out;  // as q, boxes of 64 rows
 };
 
-// Where a piece of work lies: BLOCK_Q query rows of every block of the cluster.
-using Place = QueryPlace<BLOCK_Q * CLUSTER>;
-
-// Leaves of a piece of work what this block of the cluster computes, which may be nothing.
-__device__ __forceinline__ void take_part(Place& place) {
-  if constexpr (CLUSTER > 1) {
-    const int before = ptx::cluster_rank() * BLOCK_Q;
-    place.first_row += before;
-    place.num_rows = min(place.num_rows - before, BLOCK_Q);
-  }
-}
-
-// What a piece of work comes to.
+// What a block of work comes to. One past the last sequence has no rows and no tiles.
 struct Block {
-  Place place;  // this block's part
+  QueryPlace<BLOCK_Q> place;
   KeyBand band;
-  // All that the cluster's blocks see between them, which each of them takes part in loading, and what this one sees of it.
-  Tiles loaded;
   Tiles tiles;
-
-  __device__ __forceinline__ Block(const AttentionForwardParams& params, uint32_t work)
-      : place(params, work),
-        band(params.shape, place.len_q, place.len_kv, place.key_length, GENERAL),
-        loaded(band, place.query(params.shape, 0), place.query(params.shape, place.num_rows - 1)),
-        tiles(loaded) {
-    if (place.num_rows <= 0) loaded.end = tiles.end = 0;
-    if constexpr (CLUSTER > 1) {
-      take_part(place);
-      tiles = Tiles(band, place.query(params.shape, 0), place.query(params.shape, place.num_rows - 1));
-      if (place.num_rows <= 0) tiles.end = 0;
-      // An empty range is at the end.
-      if (tiles.start >= tiles.end) tiles.start = tiles.end = loaded.end;
-    }
-  }
+  uint32_t round;  // of this block's work
 
   __device__ __forceinline__ bool has_keys() const { return tiles.start < tiles.end; }
 };
 
-static_assert(sizeof(Block) <= 128, "a block's state fits its place");
+// The planning warp. One lane writes, all of them work it out: piece by piece, since this warp has few registers.
+__device__ __forceinline__ void plan(const AttentionForwardParams& params, SharedStorage& shared) {
+  const AttentionShape& shape = params.shape;
+  const auto writes = [] { return ptx::thread_index() % 32 == 0; };
+  plan_each_block<Block>(shape.work_blocks, shared.plans, [&](Block& block, uint32_t round) {
+    const QueryPlace<BLOCK_Q> place(params, work_in_round(round));
+    if (writes()) block.place = place;
+    __syncwarp();
+    const KeyBand band(shape, block.place.len_q, block.place.len_kv, block.place.key_length, GENERAL);
+    if (writes()) block.band = band;
+    __syncwarp();
+    Tiles tiles(block.band, block.place.query(shape, 0), block.place.query(shape, block.place.num_rows - 1));
+    if (block.place.num_rows <= 0) tiles.end = tiles.start;
+    if (writes()) {
+      block.tiles = tiles;
+      block.round = round;
+    }
+  });
+}
 
-// One side of all rings.
-struct Rings {
-  RingSide<1> q;
-  RingSide<STAGES, CLUSTER> k;
-  RingSide<STAGES, CLUSTER> v;
-
-  __device__ __forceinline__ explicit Rings(const SharedStorage& shared)
-      : q(shared.q_ring), k(shared.k_ring), v(shared.v_ring) {}
-};
-
-// The filling warp: copies Q once a piece of work, and K and V tile by tile. One lane acts; all of them work out the places.
+// The filling warp: copies Q once a block of work, and K and V tile by tile, each V after the K of the next tile.
 __device__ __forceinline__ void fill(const AttentionForwardParams& params, const TensorMaps& maps, SharedStorage& shared) {
   const AttentionShape& shape = params.shape;
-  Rings rings(shared);
-  for (Work<CLUSTER> work; work.exists(shape.work_blocks); work.advance()) {
-    const Block block(params, work.index);
-    const Tiles& loaded = block.loaded;
-    if (loaded.start >= loaded.end) continue;
-    const Place& place = block.place;
-    if (threadIdx.x % 32 == 0) {
-      const int kv_head = place.first_head / shape.heads_per_kv;
-      // A block of a cluster copies its part of the rows to all of them.
-      const auto part_row = [] { return CLUSTER == 1 ? 0 : ptx::cluster_rank() * (BLOCK_KV / CLUSTER); };
-      const auto fill_tile = [&](auto& ring, const TensorMap& map, const auto& tile_of, char* tiles_smem, int tile) {
-        using TileOf = std::remove_reference_t<decltype(tile_of)>;
-        ring.start_filling(TileOf::BYTES);
-        const uint32_t tile_smem = ptx::shared_address(tiles_smem) + ring.stage * TileOf::BYTES + part_row() * 128;
-        const int key = place.first_key + tile * BLOCK_KV + part_row();
+  RingSide<STAGES> keys(shared.k_ring);
+  RingSide<STAGES> values(shared.v_ring);
+  for_each_block<Block>(shape.work_blocks, shared.plans, [&](const Block& block) {
+    if (threadIdx.x % 32 != 0) return;
+    const QueryPlace<BLOCK_Q>& place = block.place;
+    const int kv_head = place.first_head / shape.heads_per_kv;
+    const auto fill_keys = [&](int tile) {
+      keys.start_filling(TileK::BYTES);
+      load_tile<TileK>(shared.k[keys.stage], maps.k, keys.full(), place.first_key + tile * BLOCK_KV, kv_head,
+                       place.tensor_batch);
+      keys.advance();
+    };
+    const auto fill_values = [&](int tile) {
+      values.start_filling(TileV::BYTES);
+      load_tile<TileV>(shared.v[values.stage], maps.v, values.full(), place.first_key + tile * BLOCK_KV, kv_head,
+                       place.tensor_batch);
+      values.advance();
+    };
+    // A buffer of keys is free before that of the queries.
+    int tile = block.tiles.start;
+    if (block.has_keys()) fill_keys(tile);
+    // Queries that see no key come as well: nobody has to tell the cases apart.
+    const RingSide<1> queries = side_in_round(shared.q_ring, block.round);
+    queries.start_filling(TileQ::BYTES);
 #pragma unroll
-        for (int panel = 0; panel < TileOf::COUNT; ++panel) {
-          const uint32_t panel_smem = tile_smem + panel * TileOf::PANEL_BYTES;
-          if constexpr (CLUSTER == 1) {
-            ptx::load_box(panel_smem, map, ring.full(), 64 * panel, key, kv_head, place.tensor_batch);
-          } else {
-            ptx::load_box_multicast(panel_smem, map, ring.full(), (1 << CLUSTER) - 1, 64 * panel, key, kv_head,
-                                    place.tensor_batch);
-          }
-        }
-        ring.advance();
-      };
-      const auto fill_keys = [&](int tile) { fill_tile(rings.k, maps.k, TileK(), shared.k[0], tile); };
-      const auto fill_values = [&](int tile) { fill_tile(rings.v, maps.v, TileV(), shared.v[0], tile); };
-      if (block.has_keys()) {
-        rings.q.start_filling(TileQ::BYTES);
-#pragma unroll
-        for (int panel = 0; panel < TileQ::COUNT; ++panel) {
-          ptx::load_box(ptx::shared_address(shared.q) + panel * TileQ::PANEL_BYTES, maps.q, rings.q.full(), 64 * panel, 0,
-                        place.first_query + place.query(shape, 0), place.first_head / shape.packed_heads,
-                        place.tensor_batch);
-        }
-        rings.q.advance();
-      }
-      int tile = loaded.start;
-      fill_keys(tile);
-#pragma unroll 1
-      for (int next = loaded.after(tile); next < loaded.end; next = loaded.after(next)) {
-        fill_keys(next);
-        fill_values(tile);
-        tile = next;
-      }
-      fill_values(tile);
+    for (int panel = 0; panel < TileQ::COUNT; ++panel) {
+      ptx::load_box(ptx::shared_address(shared.q) + panel * TileQ::PANEL_BYTES, maps.q, queries.full(), 64 * panel, 0,
+                    place.first_query + place.query(shape, 0), place.first_head / shape.packed_heads, place.tensor_batch);
     }
-    __syncwarp();
-  }
+    if (!block.has_keys()) return;
+#pragma unroll 1
+    for (int next = block.tiles.after(tile); next < block.tiles.end; next = block.tiles.after(next)) {
+      fill_keys(next);
+      fill_values(tile);
+      tile = next;
+    }
+    fill_values(tile);
+  });
 }
 
 // One consumer warp's share of a block of work: 16 query rows, of which a thread holds parts of two.
@@ -212,8 +173,11 @@ struct Warp {
   float o[VALUE_TILES][4] = {};
   WarpgroupSoftmax<ToWeight> softmax;
   int query[2];  // of this thread's rows, for the plain image; the other works it out for each tile
+  // Whether the output is to be rescaled, when the tensor cores are done with it, and by how much each row.
+  bool rescales = false;
+  float factor[2];
 
-  __device__ __forceinline__ Warp(const Place& place, const AttentionShape& shape) {
+  __device__ __forceinline__ Warp(const QueryPlace<BLOCK_Q>& place, const AttentionShape& shape) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) query[half] = place.query(shape, tile_row(half));
   }
@@ -254,7 +218,8 @@ struct Warp {
     }
   }
 
-  // Products become weights: options, masks, softmax.
+  // Products become weights: options, masks, softmax. IS_FIRST: of the first tile.
+  template <bool IS_FIRST>
   __device__ __forceinline__ void weigh(float (&s)[KEY_TILES][4], Weights<Element, KEY_TILES>& weights,
                                         const AttentionForwardParams& params, const Block& block, int first_key,
                                         bool is_full) {
@@ -274,32 +239,42 @@ struct Warp {
       }
       weights.set(tile, half, low, high);
     };
-    const auto rescale = [&](int half, float factor) {
-      // The tensor cores may still be adding to the output.
-      ptx::wgmma_wait<0>();
-      hold(o);
-#pragma unroll
-      for (int tile = 0; tile < VALUE_TILES; ++tile) {
-        o[tile][2 * half] *= factor;
-        o[tile][2 * half + 1] *= factor;
-      }
+    rescales = false;
+    const auto rescale = [&](int half, float row_factor) {
+      // The first row to ask for it may be the second.
+      if (!rescales) factor[0] = factor[1] = 1.0f;
+      rescales = true;
+      factor[half] = row_factor;
     };
-    if constexpr (ROWS_APART) {
+    if constexpr (IS_FIRST) {
+      softmax.start_row(s, 0, factor_log2, store);
+      softmax.start_row(s, 1, factor_log2, store);
+    } else if constexpr (ROWS_APART) {
       softmax.advance_row(s, 0, factor_log2, store, rescale);
       softmax.advance_row(s, 1, factor_log2, store, rescale);
     } else {
       softmax.advance(s, factor_log2, store, rescale);
     }
   }
+
+  // After the tensor cores have added the values before those just weighed. All lanes of a warp ask for it or none.
+  __device__ __forceinline__ void rescale_output() {
+    if (!rescales) return;
+    ptx::mark_as_rare();
+#pragma unroll
+    for (int tile = 0; tile < VALUE_TILES; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) o[tile][i] *= factor[i / 2];
+    }
+  }
 };
 
 // The barriers of consumers among themselves: one a warpgroup, one of all, and those of their turns. Barrier 0 is the block's.
-__device__ __forceinline__ void warpgroup_sync() { ptx::barrier_sync(threadIdx.x / 128, 128); }
 __device__ __forceinline__ void consumers_sync() { ptx::barrier_sync(CONSUMERS + 1, 128 * CONSUMERS); }
 using ConsumerTurns = Turns<PING_PONG, CONSUMERS, CONSUMERS + 2>;
 
 // Values that take no part become zero: a weight of zero does not keep out NaN. By all consumers, before the tile is multiplied.
-__device__ __forceinline__ void clear_hidden(SharedStorage& shared, const RingSide<STAGES, CLUSTER>& ring,
+__device__ __forceinline__ void clear_hidden(SharedStorage& shared, const RingSide<STAGES>& ring,
                                              const AttentionShape& shape, const Block& block, int first_key) {
   // Rows past the tensor's end are zero already.
   const int end_key = min(first_key + BLOCK_KV, shape.len_kv - block.place.first_key);
@@ -325,11 +300,7 @@ __device__ __forceinline__ float sink_log2(const AttentionForwardParams& params,
 
 // Normalises the accumulators and writes output and lse. On return the output's tile may still be read by the copy engine.
 __device__ __forceinline__ void store(Warp& warp, const AttentionForwardParams& params, const TensorMaps& maps,
-                                      char* tile_smem, uint32_t work, bool has_keys) {
-  // Worked out a second time, so that the loop over keys has its registers for itself.
-  ptx::forget(work);
-  Place place(params, work);
-  take_part(place);
+                                      char* tile_smem, const QueryPlace<BLOCK_Q>& place) {
   const AttentionShape& shape = params.shape;
   const float factor_log2 = GENERAL ? 1.0f : shape.scale_log2;
   warp.softmax.finish();
@@ -354,61 +325,16 @@ __device__ __forceinline__ void store(Warp& warp, const AttentionForwardParams& 
     store_rows<float, true>(acc, scale, first_row, 0, place.num_rows, shape.head_dim_v, true, row_gmem);
     return;
   }
-  // A warp's chunks of the output one by one: its rows, but for those that do not exist.
-  const auto store_chunks = [&](auto chunk_at) {
-    constexpr int CHUNKS = HEAD_DIM_V / 8;
-    for (int index = fragment::lane(); index < 16 * CHUNKS; index += 32) {
-      const int row = first_row + index / CHUNKS;
-      const int chunk = index % CHUNKS;
-      if (row >= place.num_rows || chunk * 8 >= shape.head_dim_v) continue;
-      *reinterpret_cast<uint4*>(row_gmem(row) + chunk * 16) = chunk_at(row, chunk);
-    }
-  };
-  if (!has_keys) {
-    // Not through the tile: where that is Q's, the next piece's Q may be there already.
-    store_chunks([](int, int) { return make_uint4(0, 0, 0, 0); });
-    return;
-  }
-  const bool leads_warpgroup = threadIdx.x % 128 == 0;
-  // The output before this one has left the tile.
-  if (leads_warpgroup) ptx::bulk_wait_read<0>();
-  warpgroup_sync();
-#pragma unroll
-  for (int pair = 0; pair < VALUE_TILES / 2; ++pair) {
-    uint32_t rows[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float(&acc)[4] = warp.o[2 * pair + i / 2];
-      rows[i] = ptx::pack_rn(acc[2 * (i % 2)] * scale[0][i % 2], acc[2 * (i % 2) + 1] * scale[0][i % 2], Element());
-    }
-    ptx::stmatrix_x4(ptx::shared_address(tile_smem) +
-                         TileOut::offset(first_row + fragment::a_row(), 2 * pair + fragment::a_chunk()),
-                     rows);
-  }
-  const int warpgroup_row = (threadIdx.x / 128 - 1) * 64;
-  if (warpgroup_row + 64 <= place.num_rows) {
-    ptx::fence_async_proxy();
-    warpgroup_sync();
-    if (leads_warpgroup) {
-#pragma unroll
-      for (int panel = 0; panel < TileOut::COUNT; ++panel) {
-        ptx::store_box(maps.out, ptx::shared_address(tile_smem) + panel * TileOut::PANEL_BYTES + warpgroup_row * 128,
-                       64 * panel, 0, place.first_query + place.query(shape, warpgroup_row),
+  const int warpgroup_first = uniform(threadIdx.x / 128 - 1) * 64;
+  store_warpgroup<Element, TileOut>(
+      warp.o, scale[0], tile_smem, warpgroup_first, place.num_rows, shape.head_dim_v,
+      [&](int panel, uint32_t address_smem) {
+        ptx::store_box(maps.out, address_smem, 64 * panel, 0, place.first_query + place.query(shape, warpgroup_first),
                        place.first_head / shape.packed_heads, place.tensor_batch);
-      }
-      ptx::bulk_commit();
-    }
-  } else {
-    // A box would reach into the rows of another sequence.
-    __syncwarp();
-    store_chunks([&](int row, int chunk) {
-      return *reinterpret_cast<const uint4*>(tile_smem + TileOut::offset(row, chunk));
-    });
-  }
+      },
+      row_gmem);
 }
 
-// The same value, which all lanes hold, so that the compiler knows that they do: what follows from it is worked out once a warp.
-__device__ __forceinline__ int uniform(int value) { return __shfl_sync(0xffffffff, value, 0); }
 __device__ __forceinline__ Tiles uniform(Tiles tiles) {
   for (int* field : {&tiles.start, &tiles.end, &tiles.full_start, &tiles.full_end, &tiles.gap_start, &tiles.gap_end}) {
     *field = uniform(*field);
@@ -416,87 +342,90 @@ __device__ __forceinline__ Tiles uniform(Tiles tiles) {
   return tiles;
 }
 
-// All keys of a piece of work, for a consumer warpgroup: there are some.
-__device__ __forceinline__ void attend(Warp& warp, DepthMajor<TileQ::PANEL_BYTES>& q, Rings& rings,
-                                       const AttentionForwardParams& params, SharedStorage& shared, const Block& block,
-                                       const Tiles& tiles) {
+// All keys of a block of work, for a consumer warpgroup: there are some.
+__device__ __forceinline__ void attend(Warp& warp, DepthMajor<TileQ::PANEL_BYTES>& q, RingSide<STAGES>& keys,
+                                       RingSide<STAGES>& values, const AttentionForwardParams& params, SharedStorage& shared,
+                                       const Block& block, const Tiles& tiles) {
   const AttentionShape& shape = params.shape;
   // Weights that the tensor cores read, and those of the next tile: each is the other's after a tile.
   Weights<Element, KEY_TILES> even, odd;
   float s[KEY_TILES][4];
 
   const auto issue_scores = [&](auto& weights) {
-    rings.k.wait();
+    keys.wait();
     // Of both products: between them no register may change.
     hold(warp.o);
     hold(weights);
     ptx::wgmma_fence();
     // The descriptors of a wide Q would all be kept in registers.
     if constexpr (HEAD_DIM > 128) ptx::forget(q.low);
-    const DepthMajor<TileK::PANEL_BYTES> k(ptx::shared_address(shared.k[0]) + rings.k.stage * TileK::BYTES);
+    const DepthMajor<TileK::PANEL_BYTES> k(ptx::shared_address(shared.k[0]) + keys.stage * TileK::BYTES);
     issue_product<Element, HEAD_DIM / 16, 0>(s, q, k);
     ptx::wgmma_commit();
   };
   const auto issue_output = [&](auto& weights) {
-    rings.v.wait();
-    const WidthMajor<TileV::PANEL_BYTES> v(ptx::shared_address(shared.v[0]) + rings.v.stage * TileV::BYTES);
+    values.wait();
+    const WidthMajor<TileV::PANEL_BYTES> v(ptx::shared_address(shared.v[0]) + values.stage * TileV::BYTES);
     ptx::wgmma_fence();
     issue_product<Element, 1>(warp.o, weights, v);
     ptx::wgmma_commit();
   };
-  const auto finish_scores = [&] {
+  // Q's tile is free after the last scores, if it is not the output's.
+  const auto finish_scores = [&](bool is_last) {
     hold(s);
-    rings.k.release();
-    rings.k.advance();
+    keys.release();
+    keys.advance();
+    if (OUT_APART && is_last) side_in_round(shared.q_ring, block.round).release();
   };
   const auto finish_output = [&](auto& weights) {
     ptx::wgmma_wait<0>();
     hold(warp.o);
     hold(weights);
-    rings.v.release();
-    rings.v.advance();
+    values.release();
+    values.advance();
   };
-  const auto step = [&](auto& weights, auto& next_weights, int next, bool is_full) {
+  const auto step = [&](auto& weights, auto& next_weights, int next, bool is_full, bool is_last) {
     ConsumerTurns::take();
     issue_scores(weights);
     issue_output(weights);
     ConsumerTurns::hand_on();
     ptx::wgmma_wait<1>();
-    finish_scores();
-    warp.weigh(s, next_weights, params, block, next * BLOCK_KV, is_full);
+    finish_scores(is_last);
+    warp.template weigh<false>(s, next_weights, params, block, next * BLOCK_KV, is_full);
     finish_output(weights);
+    warp.rescale_output();
   };
+  // Whether everybody sees a tile whole; and whether two, which are not the last.
+  const auto is_full = [&](int tile) { return tile >= tiles.full_start && tile < tiles.full_end; };
+  const auto is_full_pair = [&](int tile) {
+    return tile >= tiles.full_start && tile + 2 <= min(tiles.full_end, tiles.end - 1);
+  };
+  const auto is_last = [&](int tile) { return tiles.after(tile) >= tiles.end; };
 
-  rings.q.wait();
   issue_scores(even);
   ptx::wgmma_wait<0>();
-  finish_scores();
-  warp.weigh(s, even, params, block, tiles.start * BLOCK_KV, false);
-  clear_hidden(shared, rings.v, shape, block, tiles.start * BLOCK_KV);
+  finish_scores(is_last(tiles.start));
+  warp.template weigh<true>(s, even, params, block, tiles.start * BLOCK_KV, is_full(tiles.start));
+  clear_hidden(shared, values, shape, block, tiles.start * BLOCK_KV);
   int next = tiles.after(tiles.start);
 #pragma unroll 1
   while (next < tiles.end) {
-    // Whether the next tiles are so many that everybody sees whole.
-    const auto are_full = [&](int count) {
-      return next >= tiles.full_start && next + count <= min(tiles.full_end, tiles.end);
-    };
     if constexpr (!GENERAL) {
 #pragma unroll 1
-      for (; are_full(2); next += 2) {
-        step(even, odd, next, true);
-        step(odd, even, next + 1, true);
+      for (; is_full_pair(next); next += 2) {
+        step(even, odd, next, true, false);
+        step(odd, even, next + 1, true, false);
       }
     }
-    // Tiles that are hidden in part, or one that is left.
+    // Tiles that are hidden in part, or one or two that are left.
 #pragma unroll 1
-    while (next < tiles.end && (GENERAL || !are_full(2))) {
-      step(even, odd, next, GENERAL && are_full(1));
+    while (next < tiles.end && (GENERAL || !is_full_pair(next))) {
+      step(even, odd, next, is_full(next), is_last(next));
       take_over(even, odd);
-      clear_hidden(shared, rings.v, shape, block, next * BLOCK_KV);
+      clear_hidden(shared, values, shape, block, next * BLOCK_KV);
       next = tiles.after(next);
     }
   }
-  if constexpr (OUT_APART) rings.q.release();
   hold(warp.o);
   hold(even);
   issue_output(even);
@@ -506,51 +435,29 @@ __device__ __forceinline__ void attend(Warp& warp, DepthMajor<TileQ::PANEL_BYTES
 // A consumer warpgroup.
 __device__ __forceinline__ void consume(const AttentionForwardParams& params, const TensorMaps& maps, SharedStorage& shared) {
   const AttentionShape& shape = params.shape;
-  Rings rings(shared);
-  DepthMajor<TileQ::PANEL_BYTES> q(ptx::shared_address(shared.q) + (uniform(threadIdx.x / 128) - 1) * 64 * 128);
-  char* const out_smem = OUT_APART ? shared.out : shared.q;
+  RingSide<STAGES> keys(shared.k_ring);
+  RingSide<STAGES> values(shared.v_ring);
+  DepthMajor<TileQ::PANEL_BYTES> q(ptx::shared_address(shared.q) + uniform(threadIdx.x / 128 - 1) * 64 * 128);
   ConsumerTurns::begin();
-  for (Work<CLUSTER> work; work.exists(shape.work_blocks); work.advance()) {
-    Block& block = *reinterpret_cast<Block*>(shared.blocks[threadIdx.x / 32 - 4]);
-    const Block here(params, work.index);
-    if (CLUSTER == 1 && uniform(here.place.num_rows) <= 0) continue;
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) block = here;
-    __syncwarp();
-    const Tiles held_tiles = uniform(here.tiles);
+  for_each_block<Block>(shape.work_blocks, shared.plans, [&](const Block& block) {
+    Warp warp(block.place, shape);
+    side_in_round(shared.q_ring, block.round).wait();
+    const Tiles held_tiles = uniform(block.tiles);
     // The general image's options need the registers.
     const Tiles& tiles = GENERAL ? block.tiles : held_tiles;
-    const bool has_keys = tiles.start < tiles.end;
-    // Tiles that only other blocks of the cluster see.
-    const auto pass_tiles = [&](int count) {
-#pragma unroll 1
-      for (; CLUSTER > 1 && count > 0; --count) {
-        rings.k.wait();
-        rings.k.release();
-        rings.k.advance();
-        rings.v.wait();
-        rings.v.release();
-        rings.v.advance();
-      }
-    };
-    if constexpr (CLUSTER > 1) pass_tiles(tiles.start - block.loaded.start);
-    Warp warp(block.place, shape);
-    if (has_keys) {
-      attend(warp, q, rings, params, shared, block, tiles);
+    if (tiles.start < tiles.end) {
+      attend(warp, q, keys, values, params, shared, block, tiles);
+    } else if (OUT_APART) {
+      side_in_round(shared.q_ring, block.round).release();
     }
-    if constexpr (CLUSTER > 1) pass_tiles(block.loaded.end - tiles.end);
-    store(warp, params, maps, out_smem, work.index, has_keys);
-    if (has_keys) {
-      if constexpr (!OUT_APART) {
-        // Q's tile is free when the output has left it. Ordinary stores wrote there, and the copy engine is next.
-        if (threadIdx.x % 128 == 0) ptx::bulk_wait_read<0>();
-        ptx::fence_async_proxy();
-        warpgroup_sync();
-        rings.q.release();
-      }
-      rings.q.advance();
+    store(warp, params, maps, OUT_APART ? shared.out : shared.q, block.place);
+    if constexpr (!OUT_APART) {
+      // Q's tile is free when the output has left it.
+      if (threadIdx.x % 128 == 0) ptx::bulk_wait_read<0>();
+      warpgroup_sync();
+      side_in_round(shared.q_ring, block.round).release();
     }
-  }
+  });
   ConsumerTurns::end();
   if (threadIdx.x % 128 == 0) ptx::bulk_wait_read<0>();
 }
@@ -560,29 +467,28 @@ __device__ __forceinline__ void attention_forward(const AttentionForwardParams& 
   SharedStorage& shared = *reinterpret_cast<SharedStorage*>(shared_bytes);
   if (threadIdx.x == 0) {
     shared.q_ring.init(4 * CONSUMERS);
-    shared.k_ring.init(4 * CONSUMERS * CLUSTER);
-    shared.v_ring.init(4 * CONSUMERS * CLUSTER);
+    shared.k_ring.init(4 * CONSUMERS);
+    shared.v_ring.init(4 * CONSUMERS);
+    // The filling warp reads them as well.
+    shared.plans.ring.init(4 * CONSUMERS + 1);
     ptx::fence_mbarrier_init();
     ptx::prefetch_map(maps.q);
     ptx::prefetch_map(maps.k);
     ptx::prefetch_map(maps.v);
     ptx::prefetch_map(maps.out);
   }
-  // Before anyone arrives at the barriers, from this block or from another.
-  if constexpr (CLUSTER == 1) {
-    __syncthreads();
-  } else {
-    ptx::cluster_sync();
-  }
+  __syncthreads();
   if (threadIdx.x < 128) {
     ptx::give_registers<Registers<CONSUMERS>::FILL>();
-    if (threadIdx.x < 32) fill(params, maps, shared);
+    if (threadIdx.x < 32) {
+      fill(params, maps, shared);
+    } else if (threadIdx.x < 64) {
+      plan(params, shared);
+    }
   } else {
     ptx::take_registers<Registers<CONSUMERS>::CONSUME>();
     consume(params, maps, shared);
   }
-  // Other blocks still arrive at this one's barriers.
-  if constexpr (CLUSTER > 1) ptx::cluster_sync();
 }
 
 }  // namespace warpfold

@@ -245,7 +245,7 @@ impl EmulatorDevice {
             kernel: module.kernel(&name).map_err(emulator_error)?,
             grid: plan.grid,
             block: plan.block,
-            cluster: plan.cluster,
+            cluster: [1; 3],
             dynamic_shared_bytes: plan.shared_bytes,
             registers: images::find(&name)?.registers,
             params: if maps.is_empty() { &params[..1] } else { &params },

@@ -22,8 +22,6 @@ pub struct LaunchPlan {
     pub grid: [u32; 3],
     /// Threads of a block.
     pub block: [u32; 3],
-    /// Blocks of a cluster, which divide the grid: `[1, 1, 1]` where blocks know nothing of each other.
-    pub cluster: [u32; 3],
     /// Dynamic shared memory of a block in bytes.
     pub shared_bytes: u32,
     pub(crate) params: Params,
@@ -43,29 +41,25 @@ impl LaunchPlan {
             variant,
             grid: [blocks, 1, 1],
             block: [variant.threads(), 1, 1],
-            cluster: [1, 1, 1],
             shared_bytes: variant.shared_bytes(),
             params,
             tensor_maps,
         })
     }
 
-    /// As many blocks as the GPU runs at a time, or as there is work for, in whole clusters. `params` say how many pieces of
-    /// work there are: each cluster takes one after the other.
+    /// As many blocks as the GPU runs at a time, or as there is work for. `params` say how many pieces of work there are: each
+    /// block takes one after the other.
     pub(crate) fn persistent(
         variant: &'static Variant,
         work_blocks: u32,
         target: &GpuTarget,
         (params, tensor_maps): (Params, TensorMaps),
     ) -> LaunchPlan {
-        let cluster = variant.cluster();
-        // A block fills its multiprocessor.
-        let clusters = (target.num_sms / cluster).max(1).min(work_blocks);
         LaunchPlan {
             variant,
-            grid: [clusters * cluster, 1, 1],
+            // A block fills its multiprocessor.
+            grid: [target.num_sms.min(work_blocks), 1, 1],
             block: [variant.threads(), 1, 1],
-            cluster: [cluster, 1, 1],
             shared_bytes: variant.shared_bytes(),
             params,
             tensor_maps,
@@ -124,9 +118,6 @@ impl fmt::Display for LaunchPlan {
             )?,
         }
         write!(f, ", {} bytes of shared memory", self.shared_bytes)?;
-        if self.cluster != [1, 1, 1] {
-            write!(f, ", clusters of {} blocks", self.cluster.iter().product::<u32>())?;
-        }
         match self.tensor_maps() {
             [] => Ok(()),
             maps => write!(f, ", {} tensor maps", maps.len()),

@@ -150,7 +150,7 @@ pub enum Tile {
         head_dim: u32,
         /// Size of a value's vector, at most.
         head_dim_v: u32,
-        /// Query rows of a block's part of a piece of work, or of a tile where a piece of work is keys.
+        /// Query rows of a piece of work, or of a tile where a piece of work is keys.
         block_q: u32,
         /// Keys of a tile, or of a piece of work.
         block_kv: u32,
@@ -158,8 +158,6 @@ pub enum Tile {
         stages: u32,
         /// Warpgroups that compute.
         consumers: u32,
-        /// Blocks of a cluster, which share pieces of work and load keys and values for one another.
-        cluster: u32,
         /// Whether the warpgroups take turns at issuing their products.
         ping_pong: bool,
         /// Which problems the image accepts.
@@ -285,11 +283,11 @@ impl Variant {
                 };
                 let short = format!("{stem}_{dims}_{suffix}");
                 match self.tile {
-                    Tile::AttentionHopper { block_q, block_kv, stages, consumers, cluster, ping_pong, .. }
+                    Tile::AttentionHopper { block_q, block_kv, stages, consumers, ping_pong, .. }
                         if !self.is_in_table() =>
                     {
                         let turns = if ping_pong { "_turns" } else { "" };
-                        format!("{short}_q{block_q}_k{block_kv}_s{stages}_w{consumers}_c{cluster}{turns}")
+                        format!("{short}_q{block_q}_k{block_kv}_s{stages}_w{consumers}{turns}")
                     }
                     _ => short,
                 }
@@ -333,7 +331,6 @@ impl Variant {
                 block_kv,
                 stages,
                 consumers,
-                cluster,
                 ping_pong,
                 features,
             } => {
@@ -343,7 +340,6 @@ impl Variant {
                 defines.push(("WARPFOLD_BLOCK_KV", block_kv.to_string()));
                 defines.push(("WARPFOLD_STAGES", stages.to_string()));
                 defines.push(("WARPFOLD_CONSUMERS", consumers.to_string()));
-                defines.push(("WARPFOLD_CLUSTER", cluster.to_string()));
                 defines.push(("WARPFOLD_PING_PONG", u32::from(ping_pong).to_string()));
                 defines.push(("WARPFOLD_GENERAL", u32::from(features == Features::General).to_string()));
             }
@@ -417,7 +413,12 @@ impl Variant {
                     Operation::AttentionBackwardKeyValue if block_kv == 64 => 2 * block_kv * block_q * 4,
                     _ => 0,
                 };
-                let one_each = (owned + walked[0] + walked[1]) * size_bytes + exchanged + HOPPER_STATE_BYTES;
+                let state = match self.operation {
+                    // Two numbers of each query in a tile, and the rest.
+                    Operation::AttentionBackwardKeyValue => (8 * stages * block_q + 512).next_multiple_of(1024),
+                    _ => HOPPER_STATE_BYTES,
+                };
+                let one_each = (owned + walked[0] + walked[1]) * size_bytes + exchanged + state;
                 let first_only = one_each + (stages - 1) * walked[0] * size_bytes;
                 let both = first_only + (stages - 1) * walked[1] * size_bytes;
                 let without_results = if both <= HOPPER_SHARED_BYTES_MAX { both } else { first_only };
@@ -425,14 +426,6 @@ impl Variant {
                 if with_results <= HOPPER_SHARED_BYTES_MAX { with_results } else { without_results }
             }
             Tile::WarpRows { .. } | Tile::Columns { .. } | Tile::Rows { .. } => 0,
-        }
-    }
-
-    /// Blocks of a cluster.
-    pub const fn cluster(&self) -> u32 {
-        match self.tile {
-            Tile::AttentionHopper { cluster, .. } => cluster,
-            _ => 1,
         }
     }
 
@@ -484,24 +477,36 @@ const fn hopper(operation: Operation, dtype: DType, features: Features, tile: [u
             block_kv,
             stages,
             consumers,
-            cluster: 1,
-            ping_pong: false,
+            ping_pong: takes_turns(operation, features, head_dim),
             features,
         },
         budget: Budget { registers, main_loop: unmasked, masked_loop: masked },
     }
 }
 
+/// Whether warpgroups take turns: where that was measured to pay.
+const fn takes_turns(operation: Operation, features: Features, head_dim: u32) -> bool {
+    matches!((operation, features, head_dim), (Operation::AttentionForward, Features::Plain, 64 | 128))
+}
+
+/// The same tile with turns, or without.
+const fn with_turns(mut tile: Tile, takes_turns: bool) -> Tile {
+    if let Tile::AttentionHopper { ping_pong, .. } = &mut tile {
+        *ping_pong = takes_turns;
+    }
+    tile
+}
+
 /// What the loops of a forward kernel for sm_90a may cost, unmasked (two tiles an iteration) and masked (one). As [`main_loop`],
 /// figures of nvcc 13.0 and 1 %.
 const fn hopper_loops(operation: Operation, features: Features, dims: [u32; 2]) -> [Option<LoopBudget>; 2] {
     let (unmasked, masked) = match (operation, features, dims) {
-        (Operation::AttentionForward, Features::Plain, [64, 64]) => ([620, 81, 84], [488, 127, 103]),
-        (Operation::AttentionForward, Features::Plain, [96, 96]) => ([642, 42, 68], [526, 69, 68]),
-        (Operation::AttentionForward, Features::Plain, [128, 128]) => ([650, 32, 63], [532, 53, 67]),
-        (Operation::AttentionForward, Features::Plain, [192, 128]) => ([602, 32, 71], [475, 50, 74]),
-        (Operation::AttentionForward, Features::Plain, [192, 192]) => ([544, 29, 71], [434, 46, 74]),
-        (Operation::AttentionForward, Features::Plain, [256, 256]) => ([539, 27, 76], [414, 41, 79]),
+        (Operation::AttentionForward, Features::Plain, [64, 64]) => ([521, 82, 91], [439, 137, 112]),
+        (Operation::AttentionForward, Features::Plain, [96, 96]) => ([642, 42, 68], [546, 72, 68]),
+        (Operation::AttentionForward, Features::Plain, [128, 128]) => ([666, 33, 63], [558, 55, 67]),
+        (Operation::AttentionForward, Features::Plain, [192, 128]) => ([606, 33, 72], [488, 51, 75]),
+        (Operation::AttentionForward, Features::Plain, [192, 192]) => ([560, 30, 72], [457, 48, 75]),
+        (Operation::AttentionForward, Features::Plain, [256, 256]) => ([539, 28, 77], [424, 42, 80]),
         _ => return [None, None],
     };
     [Some(LoopBudget::new(unmasked)), Some(LoopBudget::new(masked))]
@@ -598,9 +603,8 @@ macro_rules! tensor_core_attention {
 /// runs, and the copy engine pads shorter rows with zeros. Columns: head_dim, head_dim of v, query rows, keys, stages,
 /// warpgroups that compute.
 const HOPPER_FORWARD: [(Features, [u32; 6]); 10] = [
-    // An output of 64 columns leaves registers for a third warpgroup, whose products hide the others' exponentials; 160 a
-    // thread hold the scores of 96 keys, and their weights twice.
-    (Features::Plain, [64, 64, 192, 96, 4, 3]),
+    // An output of 64 columns leaves registers for a third warpgroup, whose products hide the others' exponentials.
+    (Features::Plain, [64, 64, 192, 80, 4, 3]),
     (Features::Plain, [96, 96, 128, 128, 2, 2]),
     (Features::Plain, [128, 128, 128, 128, 2, 2]),
     // As many keys as 227 KB hold twice beside Q, and beside the output where that leaves enough of them.
@@ -617,7 +621,7 @@ const HOPPER_FORWARD: [(Features, [u32; 6]); 10] = [
 /// The backward kernels for sm_90a that own keys, in the same order.
 const HOPPER_BACKWARD_KEY_VALUE: [(Features, [u32; 6]); 10] = [
     // As many queries as the registers hold beside both results: the more, the less of K and V is read again.
-    (Features::Plain, [64, 64, 96, 128, 2, 2]),
+    (Features::Plain, [64, 64, 96, 128, 3, 2]),
     (Features::Plain, [96, 96, 80, 128, 2, 2]),
     (Features::Plain, [128, 128, 64, 128, 2, 2]),
     // Both results of 64 keys do not fit a warpgroup's registers: two share the keys.
@@ -632,7 +636,7 @@ const HOPPER_BACKWARD_KEY_VALUE: [(Features, [u32; 6]); 10] = [
 
 /// The backward kernels for sm_90a that own queries, in the same order.
 const HOPPER_BACKWARD_QUERY: [(Features, [u32; 6]); 10] = [
-    (Features::Plain, [64, 64, 128, 128, 2, 2]),
+    (Features::Plain, [64, 64, 128, 128, 3, 2]),
     (Features::Plain, [96, 96, 128, 128, 2, 2]),
     (Features::Plain, [128, 128, 128, 128, 2, 2]),
     // As many keys as 227 KB hold twice beside Q and the gradient of the output.
@@ -775,93 +779,58 @@ pub static VARIANTS: [Variant; VARIANT_COUNT] = {
     table
 };
 
-/// Tiles to be measured against those of [`VARIANTS`], by columns as in the table of forward kernels, and in which forms.
-const SWEEP_TILES: [([u32; 6], Forms); 18] = [
-    // Three warpgroups leave no registers for more than 96 keys, nor for turns at 96; nor has their filling warp any for
-    // a cluster's places.
-    ([64, 64, 192, 96, 2, 3], Forms::Alone),
-    ([64, 64, 192, 96, 4, 3], Forms::Alone),
-    ([64, 64, 192, 80, 4, 3], Forms::Blocks),
-    ([64, 64, 192, 64, 4, 3], Forms::Blocks),
-    ([64, 64, 128, 128, 2, 2], Forms::All),
-    ([64, 64, 128, 128, 4, 2], Forms::All),
-    ([64, 64, 128, 96, 4, 2], Forms::All),
-    ([64, 64, 128, 64, 4, 2], Forms::All),
-    ([128, 128, 128, 128, 2, 2], Forms::All),
-    ([128, 128, 128, 96, 2, 2], Forms::All),
-    ([128, 128, 128, 96, 3, 2], Forms::All),
-    ([128, 128, 128, 80, 3, 2], Forms::All),
-    ([128, 128, 128, 64, 4, 2], Forms::All),
-    ([128, 128, 192, 64, 2, 3], Forms::Blocks),
-    ([128, 128, 192, 64, 3, 3], Forms::Blocks),
-    ([256, 256, 128, 64, 2, 2], Forms::All),
-    ([256, 256, 128, 48, 2, 2], Forms::All),
-    ([256, 256, 128, 48, 3, 2], Forms::All),
-];
-
-/// The forms of a tile that a sweep compares.
-#[derive(Clone, Copy)]
-enum Forms {
-    /// Blocks on their own, whose warpgroups take no turns.
-    Alone,
-    /// Also with turns.
-    Blocks,
-    /// Also in clusters of two, with turns and without.
-    All,
-}
-
-impl Forms {
-    /// Blocks of a cluster, and whether warpgroups take turns.
-    const fn all(self) -> &'static [(u32, bool)] {
-        match self {
-            Forms::Alone => &[(1, false)],
-            Forms::Blocks => &[(1, false), (1, true)],
-            Forms::All => &[(1, false), (1, true), (2, false), (2, true)],
-        }
-    }
-}
-
-const SWEEP_COUNT: usize = {
-    let (mut count, mut tile) = (0, 0);
-    while tile < SWEEP_TILES.len() {
-        (count, tile) = (count + SWEEP_TILES[tile].1.all().len(), tile + 1);
-    }
-    count
+/// Tiles to be measured against those of [`VARIANTS`], by columns as in the tables of Hopper's kernels, and whether warpgroups take
+/// turns.
+const SWEEP_TILES: [(Operation, [u32; 6], bool); 24] = {
+    const FORWARD: Operation = Operation::AttentionForward;
+    const KEY_VALUE: Operation = Operation::AttentionBackwardKeyValue;
+    const QUERY: Operation = Operation::AttentionBackwardQuery;
+    [
+        (FORWARD, [64, 64, 192, 96, 2, 3], false),
+        (FORWARD, [64, 64, 192, 80, 4, 3], false),
+        (FORWARD, [64, 64, 192, 64, 4, 3], true),
+        (FORWARD, [64, 64, 128, 128, 2, 2], true),
+        (FORWARD, [96, 96, 128, 128, 2, 2], true),
+        (FORWARD, [128, 128, 128, 128, 2, 2], false),
+        (FORWARD, [128, 128, 128, 96, 2, 2], true),
+        (FORWARD, [128, 128, 128, 96, 3, 2], true),
+        (FORWARD, [128, 128, 192, 64, 3, 3], false),
+        (FORWARD, [128, 128, 192, 64, 3, 3], true),
+        (FORWARD, [192, 192, 128, 80, 2, 2], true),
+        (FORWARD, [256, 256, 128, 64, 2, 2], true),
+        (FORWARD, [256, 256, 128, 48, 3, 2], false),
+        (KEY_VALUE, [64, 64, 96, 128, 2, 2], false),
+        (KEY_VALUE, [64, 64, 80, 128, 3, 2], false),
+        (KEY_VALUE, [64, 64, 64, 128, 4, 2], false),
+        (KEY_VALUE, [128, 128, 64, 128, 3, 2], false),
+        (KEY_VALUE, [128, 128, 48, 128, 2, 2], false),
+        (QUERY, [64, 64, 128, 128, 2, 2], false),
+        (QUERY, [64, 64, 128, 96, 4, 2], false),
+        (QUERY, [128, 128, 128, 96, 2, 2], false),
+        (QUERY, [128, 128, 128, 64, 3, 2], false),
+        (QUERY, [128, 128, 128, 64, 4, 2], false),
+        (QUERY, [256, 256, 128, 48, 2, 2], false),
+    ]
 };
 
-static SWEEP: [Variant; SWEEP_COUNT] = {
-    let mut rows = [hopper(Operation::AttentionForward, DType::BF16, Features::Plain, SWEEP_TILES[0].0); SWEEP_COUNT];
-    let (mut index, mut number) = (0, 0);
+static SWEEP: [Variant; SWEEP_TILES.len()] = {
+    let mut rows = [hopper(SWEEP_TILES[0].0, DType::BF16, Features::Plain, SWEEP_TILES[0].1); SWEEP_TILES.len()];
+    let mut number = 0;
     while number < SWEEP_TILES.len() {
-        let ([head_dim, head_dim_v, block_q, block_kv, stages, consumers], forms) = SWEEP_TILES[number];
-        let mut form = 0;
-        while form < forms.all().len() {
-            let (cluster, ping_pong) = forms.all()[form];
-            let features = Features::Plain;
-            let mut row = hopper(Operation::AttentionForward, DType::BF16, features, SWEEP_TILES[number].0);
-            row.tile = Tile::AttentionHopper {
-                head_dim,
-                head_dim_v,
-                block_q,
-                block_kv,
-                stages,
-                consumers,
-                cluster,
-                ping_pong,
-                features,
-            };
-            row.budget.main_loop = None;
-            row.budget.masked_loop = None;
-            rows[index] = row;
-            (index, form) = (index + 1, form + 1);
-        }
+        let (operation, tile, takes_turns) = SWEEP_TILES[number];
+        let mut row = hopper(operation, DType::BF16, Features::Plain, tile);
+        row.tile = with_turns(row.tile, takes_turns);
+        row.budget.main_loop = None;
+        row.budget.masked_loop = None;
+        rows[number] = row;
         number += 1;
     }
     rows
 };
 
 /// Candidates for [`VARIANTS`]: kernels that no plan chooses by itself. They are compiled where `WARPFOLD_SWEEP` is set for the
-/// build; `cargo xtask sweep` times them, and [`crate::AttentionPlan::with_kernel`] runs one.
+/// build; `cargo xtask sweep` times them, and [`crate::AttentionPlan::with_kernel`] and [`crate::AttentionBackwardPlan::with_kernel`]
+/// run one.
 pub fn sweep() -> impl Iterator<Item = &'static Variant> {
     SWEEP.iter().filter(|row| !row.is_in_table())
 }

@@ -1,5 +1,5 @@
-//! The candidates for the table of kernels agree with the oracle: clusters whose blocks see different keys, warpgroups that take
-//! turns. They are compiled where `WARPFOLD_SWEEP` is set; `cargo xtask sweep` checks them on plain problems, too.
+//! The candidates for the table of kernels agree with the oracle. They are compiled where `WARPFOLD_SWEEP` is set; `cargo xtask sweep`
+//! checks them on plain problems, too.
 
 #![cfg(feature = "emulator")]
 
@@ -9,10 +9,10 @@ use common::Placement;
 use common::attention::Attempt;
 use warpfold::emulator::{Completion, EmulatorBuilder, Schedule};
 use warpfold::reference::AttentionCase;
-use warpfold::variants::{self, Arch, Tile, Variant};
-use warpfold::{Attention, DType, Device, Error, GpuTarget, QkvSpec, Target, TensorSpec};
+use warpfold::variants::{self, Arch, Operation, Tile, Variant};
+use warpfold::{Attention, BackwardSpec, DType, Device, Error, GpuTarget, QkvSpec, Target, TensorSpec};
 
-/// Few blocks, so that each does several pieces of work: one cluster, and more of them than two pieces need.
+/// Few blocks, so that each does several pieces of work.
 fn emulators() -> Option<Vec<(&'static str, Device)>> {
     let new = |num_sms| EmulatorBuilder::new(Arch::Sm90a).target(GpuTarget { num_sms, ..GpuTarget::H100 });
     let builders = [
@@ -33,14 +33,14 @@ fn emulators() -> Option<Vec<(&'static str, Device)>> {
     Some(devices)
 }
 
-/// Problems that take the blocks of a cluster apart. A piece of work has 256 or 384 rows.
+/// Problems whose tiles differ in what is hidden.
 fn problems(head_dim: usize) -> Vec<(&'static str, AttentionCase)> {
     let case = |batch, heads, len_q, len_kv| AttentionCase::new(batch, heads, len_q, len_kv, head_dim);
     vec![
-        ("the last piece has no row for the second block", AttentionCase { heads_kv: 1, ..case(1, 1, 290, 300) }),
-        ("the second block sees more", AttentionCase { causal: true, ..case(1, 1, 400, 400) }),
+        ("a ragged last piece", AttentionCase { heads_kv: 1, ..case(1, 1, 290, 300) }),
+        ("later pieces see more", AttentionCase { causal: true, ..case(1, 1, 400, 400) }),
         (
-            "each block sees tiles that the other does not",
+            "each piece sees tiles that others do not",
             AttentionCase { causal: true, window: (Some(60), Some(0)), ..case(1, 1, 500, 500) },
         ),
         ("rows without keys before others", AttentionCase { causal: true, ..case(2, 1, 420, 150) }),
@@ -76,39 +76,33 @@ fn candidates_agree_with_the_oracle() {
             let placement = [Placement::Contiguous, Placement::Transposed][number % 2];
             let attempt = Attempt { kernel: Some(row.name()), ..Attempt::new(case, row.dtype, placement) };
             for (how, device) in &devices {
-                attempt.check(device, &format!("{}: {why}; {how}", row.name()));
+                let why = format!("{}: {why}; {how}", row.name());
+                match row.operation {
+                    Operation::AttentionForward => attempt.check(device, &why),
+                    _ => attempt.check_backward(device, false, &why),
+                }
             }
         }
     }
 }
 
-/// A row's bits are those of its own inputs, not of the choice between blocks on their own and clusters, nor of turns.
+/// A row's bits are those of its own inputs: turns do not show in them.
 #[test]
-fn clusters_and_turns_do_not_change_the_bits() {
+fn turns_do_not_change_the_bits() {
     let Some(devices) = emulators() else { return };
     let kernels = warpfold::kernels();
-    let is_compiled = |name: &str| kernels.iter().any(|kernel| kernel.name == name);
-    let rows: Vec<&Variant> = variants::VARIANTS.iter().chain(variants::sweep()).collect();
+    let is_compiled = |row: &&Variant| kernels.iter().any(|kernel| kernel.name == row.name());
+    let rows: Vec<&Variant> = variants::VARIANTS.iter().chain(variants::sweep()).filter(is_compiled).collect();
     let mut num_compared = 0;
-    for row in variants::sweep().filter(|row| is_compiled(&row.name())) {
-        let Tile::AttentionHopper { head_dim, head_dim_v, block_q, block_kv, stages, consumers, features, .. } =
-            row.tile
-        else {
-            continue;
-        };
-        let alone = Tile::AttentionHopper {
-            head_dim,
-            head_dim_v,
-            block_q,
-            block_kv,
-            stages,
-            consumers,
-            cluster: 1,
-            ping_pong: false,
-            features,
-        };
-        let same = |other: &&&Variant| (other.operation, other.dtype, other.tile) == (row.operation, row.dtype, alone);
-        let Some(simple) = rows.iter().find(same).filter(|simple| simple.tile != row.tile) else { continue };
+    for row in &rows {
+        let Tile::AttentionHopper { head_dim, ping_pong: true, .. } = row.tile else { continue };
+        let mut without = row.tile;
+        if let Tile::AttentionHopper { ping_pong, .. } = &mut without {
+            *ping_pong = false;
+        }
+        let same =
+            |other: &&&Variant| (other.operation, other.dtype, other.tile) == (row.operation, row.dtype, without);
+        let Some(simple) = rows.iter().find(same) else { continue };
         let (_, case) = problems(head_dim as usize).swap_remove(2);
         let run = |row: &Variant| {
             let attempt = Attempt::new(case.clone(), row.dtype, Placement::Contiguous);
@@ -118,7 +112,7 @@ fn clusters_and_turns_do_not_change_the_bits() {
         num_compared += 1;
     }
     if num_compared == 0 {
-        common::skipped("clusters and turns", "candidates are compiled where WARPFOLD_SWEEP is set");
+        common::skipped("turns", "candidates are compiled where WARPFOLD_SWEEP is set");
     }
 }
 
@@ -137,24 +131,19 @@ fn candidates_fit_the_gpu_and_have_names_of_their_own() {
     }
 }
 
-/// A piece of work has rows for both blocks, and each copies half of every tile of keys.
 #[test]
-fn a_cluster_shares_its_pieces_of_work() {
+fn a_kernel_that_does_not_fit_is_refused_with_those_that_do() {
     let tensor = |len| TensorSpec::contiguous(DType::BF16, [2, 3, len, 128]).expect("a small tensor");
-    let target = Target::Gpu(GpuTarget { num_sms: 131, ..GpuTarget::H100 });
+    let target = Target::Gpu(GpuTarget::H100);
     let spec = QkvSpec::new(tensor(1100), tensor(900), tensor(900));
     let plan = Attention::new().plan(&spec, &target).expect("a valid problem");
-    assert_eq!(plan.launch().expect("a GPU's plan").cluster, [1, 1, 1]);
-    let shared = plan.clone().with_kernel("attention_forward_sm90a_bf16_d128_plain_q128_k96_s2_w2_c2");
-    let shared = shared.expect("a candidate that takes the problem");
-    let launch = shared.launch().expect("a GPU's plan");
-    // 5 pieces of 256 rows for each of 6 heads: more clusters than that would have nothing to do.
-    assert_eq!((launch.cluster, launch.grid), ([2, 1, 1], [60, 1, 1]));
-    assert_eq!(launch.tensor_maps()[1].box_dims[..2], [64, 48]);
-    assert!(shared.explain().contains("clusters of 2 blocks"), "{}", shared.explain());
-
     let Err(error @ Error::NoKernel { .. }) = plan.with_kernel("attention_forward_sm90a_bf16_d64_plain") else {
         panic!("rows of 128 do not fit a tile of 64");
     };
-    assert!(error.to_string().contains("attention_forward_sm90a_bf16_d128_plain_q128_k96_s2_w2_c2"), "{error}");
+    assert!(error.to_string().contains("attention_forward_sm90a_bf16_d128_plain_q192_k64_s3_w3"), "{error}");
+    let plan = Attention::new().plan_backward(&BackwardSpec::new(spec), &target).expect("a valid problem");
+    let Err(error @ Error::NoKernel { .. }) = plan.with_kernel("attention_forward_sm90a_bf16_d128_plain") else {
+        panic!("the forward kernel has no part in the backward pass");
+    };
+    assert!(error.to_string().contains("attention_backward_query_sm90a_bf16_d128_plain"), "{error}");
 }

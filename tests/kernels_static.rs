@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 use std::{env, fs};
 
 use rayon::prelude::*;
+use warpfold::KernelInfo;
 use warpfold::variants::{Arch, LoopBudget, Operation, RowFeatures, Tile, VARIANTS, Variant};
 
 mod common;
@@ -167,8 +168,15 @@ fn machine_code_is_as_intended() {
         fs::remove_file(&file).expect("the file is ours");
         disassembly
     };
-    let images: Vec<(&str, u32)> =
-        kernels.iter().flat_map(|kernel| kernel.architectures.iter().map(|&arch| (kernel.name, arch))).collect();
+    // What attention's baseline costs on Hopper nobody needs to know; that it does not spill there either, the build holds it to.
+    let num_wanted = |kernel: &KernelInfo| match variant(kernel.name).tile {
+        Tile::Attention { .. } => 1,
+        _ => kernel.architectures.len(),
+    };
+    let images: Vec<(&str, u32)> = kernels
+        .iter()
+        .flat_map(|kernel| kernel.architectures.iter().take(num_wanted(kernel)).map(|&arch| (kernel.name, arch)))
+        .collect();
     let complaints: Vec<String> = images
         .par_iter()
         .flat_map_iter(|&(name, arch)| {
@@ -248,8 +256,10 @@ fn the_text_for_gpus_is_what_nvcc_writes_without_source_positions() {
         return skipped(name, "this build has no CUDA compiler");
     }
     let Some(nvcc) = tool("nvcc") else { return skipped(name, "there is no nvcc under target/toolkit or in PATH") };
+    // One source of each kind.
     let mut seen = BTreeSet::new();
-    for variant in VARIANTS.iter().filter(|variant| seen.insert(variant.source())) {
+    let kind = |variant: &Variant| (variant.arch.name(), matches!(variant.tile, Tile::Rows { .. }));
+    for variant in VARIANTS.iter().filter(|variant| seen.insert(kind(variant))) {
         let compile = |further: &[&str]| {
             let file = scratch(&format!("{}{}.ptx", variant.name(), further.concat()));
             let mut command = Command::new(&nvcc);

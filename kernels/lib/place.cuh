@@ -3,8 +3,9 @@
 // Blocks that own query rows. Late queries see the most keys under a causal mask; their blocks start first, so that the
 // grid's tail is short. The keys of as many (sequence, head) pairs as fit the L2 cache are worked on together:
 //
-//   fixed    block = (section, row block descending, pair in the section)
-//   packed   block = (row block of a sequence, head); sequences from the longest on, each one's row blocks descending
+//   fixed    block = (section, row block, pair in the section); row blocks descend in the last section, ascend in the one before,
+//            and so on, so that neighbours of the whole line take about as long
+//   packed   block = (row block of a sequence, head); sequences from the longest on, the row blocks of every other one ascend
 //
 // A tile's rows are queries of one query head, or, where there are few queries, of all query heads of one key head: row r is
 // query r / packed_heads of head r % packed_heads.
@@ -15,6 +16,11 @@
 #include "lib/ptx.cuh"
 
 namespace warpfold {
+
+// Whether a section of (sequence, head) pairs begins at its other end.
+__device__ __forceinline__ bool is_reversed(uint32_t section_start, uint32_t section, uint32_t num_pairs) {
+  return (ceil_div(num_pairs, section) - 1 - section_start / section) % 2 == 1;
+}
 
 // A sequence, found by the number of a block.
 struct Sequence {
@@ -71,6 +77,7 @@ __device__ __forceinline__ Sequence find_sequence(const Params& params, int bloc
       sequence.idx = __shfl_sync(0xffffffff, idx, owner);
       sequence.num_blocks = __shfl_sync(0xffffffff, num_blocks, owner);
       sequence.block = block - before - __shfl_sync(0xffffffff, up_to - num_blocks, owner);
+      if ((shape.batch - 1 - first - owner) % 2 == 1) sequence.block = sequence.num_blocks - 1 - sequence.block;
     }
     before += __shfl_sync(0xffffffff, up_to, 31);
   }
@@ -142,6 +149,7 @@ struct QueryPlace {
                        : checked_length(reinterpret_cast<const int*>(params.key_lengths), sequence, len_kv);
       block = in_section / pairs;
       num_blocks = shape.blocks;
+      if (is_reversed(section_start, shape.section, heads * shape.batch)) block = num_blocks - 1 - block;
     }
     first_row = (num_blocks - 1 - block) * BLOCK_Q;
     num_rows = block < 0 ? 0 : min(BLOCK_Q, len_q * static_cast<int>(shape.packed_heads) - first_row);
@@ -218,6 +226,7 @@ struct KeyPlace {
                        ? len_kv
                        : checked_length(reinterpret_cast<const int*>(params.key_lengths), sequence, len_kv);
       block = in_section / pairs;
+      if (is_reversed(section_start, shape.section, heads * shape.batch)) block = shape.blocks - 1 - block;
     }
     first_row = block * BLOCK_KV;
     num_rows = block < 0 ? 0 : min(BLOCK_KV, len_kv - first_row);

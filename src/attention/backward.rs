@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::attention::launches::{BackwardLaunches, why_baseline_backward};
-use crate::attention::plan::{Operands, check_inputs, check_per_row, given_layout, heads, heads_mut, heads_spec};
+use crate::attention::plan::{
+    Operands, check_inputs, check_per_row, given_layout, heads, heads_mut, heads_spec, named_kernels_target,
+};
 use crate::attention::problem::{Problem, check_dtype, output_layout};
 use crate::attention::{Attention, BackwardInputs, GradientOutputs, Qkv, QkvSpec};
 use crate::device::Stream;
@@ -166,6 +168,19 @@ impl AttentionBackwardPlan {
             Target::Gpu(gpu) => Execution::Launch(BackwardLaunches::new(&problem, gpu)?),
         };
         Ok(AttentionBackwardPlan { spec: spec.clone(), problem, target: *target, execution })
+    }
+
+    /// The same problem with the kernel of this name for its part of it, as [`crate::AttentionPlan::with_kernel`].
+    ///
+    /// # Errors
+    /// [`Error::NoKernel`] where there is no such kernel or it does not take the problem, with the names of those that do; on the
+    /// CPU, which has none.
+    pub fn with_kernel(mut self, name: &str) -> Result<AttentionBackwardPlan> {
+        let gpu = named_kernels_target(&self.target, name)?;
+        if let Execution::Launch(launches) = self.execution {
+            self.execution = Execution::Launch(launches.with_kernel(&self.problem, gpu, name)?);
+        }
+        Ok(self)
     }
 
     /// The kernel launches in their order; none on the CPU device.

@@ -53,6 +53,23 @@ impl BackwardLaunches {
         })
     }
 
+    /// The same with the launch of the named kernel's operation by that kernel.
+    pub fn with_kernel(
+        mut self,
+        problem: &BackwardProblem,
+        target: &GpuTarget,
+        name: &str,
+    ) -> Result<BackwardLaunches> {
+        let rows = Rows { are_aligned: true, fit_maps: backward_map_obstacle(problem).is_none() };
+        let operations = [Operation::AttentionBackwardKeyValue, Operation::AttentionBackwardQuery];
+        let variant = find_named(name, &operations, &problem.forward, target, rows)?;
+        match variant.operation {
+            Operation::AttentionBackwardQuery => self.query = query_launch(problem, variant, target)?,
+            _ => self.key_value = key_launch(problem, variant, target)?,
+        }
+        Ok(self)
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &LaunchPlan> {
         [&self.delta, &self.key_value, &self.query].into_iter().chain(&self.bias).chain(&self.sinks)
@@ -177,11 +194,16 @@ fn find(operation: Operation, problem: &Problem, target: &GpuTarget, rows: Rows)
     })
 }
 
-/// The forward kernel of this name, in the table or among the candidates for it.
-fn find_named(name: &str, problem: &Problem, target: &GpuTarget, rows: Rows) -> Result<&'static Variant> {
+/// The kernel of this name for one of these operations, in the table or among the candidates for it.
+fn find_named(
+    name: &str,
+    operations: &[Operation],
+    problem: &Problem,
+    target: &GpuTarget,
+    rows: Rows,
+) -> Result<&'static Variant> {
     let takes = |variant: &&'static Variant| {
-        let is_forward = variant.operation == Operation::AttentionForward;
-        is_forward && runs_on(variant, target) && accepts(variant, problem, rows)
+        operations.contains(&variant.operation) && runs_on(variant, target) && accepts(variant, problem, rows)
     };
     named(name).filter(takes).ok_or_else(|| {
         let names: Vec<String> = VARIANTS.iter().chain(sweep()).filter(takes).map(Variant::name).collect();
@@ -215,13 +237,12 @@ pub(crate) fn forward_launch(problem: &Problem, target: &GpuTarget, name: Option
     let rows = Rows { are_aligned, fit_maps: map_obstacle(problem).is_none() };
     let variant = match name {
         None => find(Operation::AttentionForward, problem, target, rows)?,
-        Some(name) => find_named(name, problem, target, rows)?,
+        Some(name) => find_named(name, &[Operation::AttentionForward], problem, target, rows)?,
     };
     let group = problem.group();
     let packable = if has_maps(variant) { mapped_heads(group) } else { group };
-    // A piece of work has the rows of all blocks of a cluster.
-    let piece_rows = tile(variant).0 * variant.cluster() as usize;
-    let shape = query_shape(problem, (piece_rows, packable), are_aligned)?;
+    let (block_q, block_kv) = tile(variant);
+    let shape = query_shape(problem, (block_q, packable), are_aligned, target)?;
     let params = Params::AttentionForward(AttentionForwardParams {
         shape,
         out_strides: head_strides(&problem.output)?,
@@ -231,10 +252,7 @@ pub(crate) fn forward_launch(problem: &Problem, target: &GpuTarget, name: Option
     if !has_maps(variant) {
         return LaunchPlan::linear(variant, shape.work_blocks as usize, params);
     }
-    let (block_q, block_kv) = tile(variant);
-    // A block of a cluster copies its part of a tile of keys.
-    let boxes = (block_q, block_kv / variant.cluster() as usize);
-    let tensor_maps = forward_maps(problem, boxes, shape.packed_heads as usize)?;
+    let tensor_maps = forward_maps(problem, (block_q, block_kv), shape.packed_heads as usize)?;
     Ok(LaunchPlan::persistent(variant, shape.work_blocks, target, (params, tensor_maps)))
 }
 
@@ -248,7 +266,7 @@ fn mapped_heads(group: usize) -> usize {
 ///
 /// ```text
 /// q, output   (column, head of those that share a tile, query, tile's heads, batch)    rows of a tile, or of a warpgroup
-/// k, v        (column, key, head, batch)                                               keys of a tile, or of a block's part
+/// k, v        (column, key, head, batch)                                               keys of a tile
 /// ```
 fn forward_maps(problem: &Problem, (block_q, block_kv): (usize, usize), packed_heads: usize) -> Result<TensorMaps> {
     let q = queries_map("q", offset_of!(AttentionForwardParams, q), &problem.q, (block_q, packed_heads))?;
@@ -302,7 +320,12 @@ fn queries_map(
 }
 
 /// The shape for a kernel whose blocks own query rows, of `packable` heads where that takes fewer blocks.
-fn query_shape(problem: &Problem, (block_q, packable): (usize, usize), are_aligned: bool) -> Result<AttentionShape> {
+fn query_shape(
+    problem: &Problem,
+    (block_q, packable): (usize, usize),
+    are_aligned: bool,
+    target: &GpuTarget,
+) -> Result<AttentionShape> {
     let group = problem.group();
     let blocks = |rows: usize, sequences: usize| match problem.is_packed {
         // Every sequence may end with a part of a block.
@@ -322,11 +345,20 @@ fn query_shape(problem: &Problem, (block_q, packable): (usize, usize), are_align
     Ok(AttentionShape {
         packed_heads: packed_heads as u32,
         blocks: to_i32("the number of row blocks", blocks_each)? as u32,
-        section: section.min(heads * problem.batch) as u32,
+        section: section_of(section, heads * problem.batch, blocks_each, target) as u32,
         aligned: u32::from(are_aligned),
         work_blocks: work_blocks(&[blocks_each, heads, sequences])?,
         ..common_shape(problem)?
     })
+}
+
+/// How many of all (sequence, head) pairs are worked on together: about as many as share the cache, in sections of the same size, each
+/// of which keeps the GPU busy for more than two rounds. Blocks of work that go to and fro then come to about as much for every
+/// multiprocessor: under a causal mask 99 % of an even share in the mean over lengths and head counts, 90 % at worst.
+fn section_of(in_cache: usize, pairs: usize, blocks_each: usize, target: &GpuTarget) -> usize {
+    let busy = (5 * target.num_sms as usize).div_ceil(2 * blocks_each.max(1));
+    let wanted = in_cache.max(busy).min(pairs.max(1));
+    pairs.max(1).div_ceil(pairs.max(1).div_ceil(wanted))
 }
 
 /// As many blocks as the factors multiply to, which one grid must be able to have.
@@ -428,7 +460,7 @@ fn query_launch(problem: &BackwardProblem, variant: &'static Variant, target: &G
     let (block_q, block_kv) = tile(variant);
     let group = forward.group();
     let packable = if has_maps(variant) { mapped_heads(group) } else { group };
-    let shape = query_shape(forward, (block_q, packable), problem.is_aligned())?;
+    let shape = query_shape(forward, (block_q, packable), problem.is_aligned(), target)?;
     let params = Params::AttentionBackward(backward_params(problem, shape)?);
     if has_maps(variant) {
         let packed_heads = shape.packed_heads as usize;
@@ -454,9 +486,10 @@ fn key_launch(problem: &BackwardProblem, variant: &'static Variant, target: &Gpu
     };
     let q_bytes = forward.q_rows() * (forward.head_dim + forward.head_dim_v) * forward.dtype.size_bytes();
     let section = (SECTION_BYTES / q_bytes.saturating_mul(forward.group()).max(1)).max(1);
+    let pairs = forward.heads_kv * forward.batch;
     let shape = AttentionShape {
         blocks: to_i32("the number of key blocks", blocks_each)? as u32,
-        section: section.min(forward.heads_kv * forward.batch) as u32,
+        section: section_of(section, pairs, blocks_each, target) as u32,
         aligned: u32::from(problem.is_aligned()),
         work_blocks: work_blocks(&[blocks_each, forward.heads_kv, if forward.is_packed { 1 } else { forward.batch }])?,
         ..common_shape(forward)?

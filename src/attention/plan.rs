@@ -10,7 +10,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::launch::{check_devices, launch, workspace};
 use crate::plan::{Execution, LaunchPlan, check_planned, check_planned_tensor, check_target};
-use crate::target::Target;
+use crate::target::{GpuTarget, Target};
 use crate::tensor::{Dims, Layout, SeqLens, TensorMut, TensorRef, TensorSpec};
 use crate::variants::{Features, Tile};
 use crate::workspace::Workspace;
@@ -53,14 +53,7 @@ impl AttentionPlan {
     /// [`crate::Error::NoKernel`] where there is no such kernel or it does not take the problem, with the names of those that do;
     /// on the CPU, which has none.
     pub fn with_kernel(mut self, name: &str) -> Result<AttentionPlan> {
-        let Target::Gpu(gpu) = &self.target else {
-            return Err(Error::NoKernel {
-                operation: "attention",
-                wanted: format!("a problem under the name {name}"),
-                target: self.target.to_string(),
-                available: "GPUs".to_string(),
-            });
-        };
+        let gpu = named_kernels_target(&self.target, name)?;
         self.execution = Execution::Launch(forward_launch(&self.problem, gpu, Some(name))?);
         Ok(self)
     }
@@ -314,5 +307,18 @@ fn explain_features(problem: &Problem, launch: &LaunchPlan) -> &'static str {
             "an option that touches single scores, a head_dim between those of the plain kernels, or rows that do not \
              start on 16-byte boundaries: the general kernel"
         }
+    }
+}
+
+/// The GPU of a plan that is to run a kernel by its name.
+pub(super) fn named_kernels_target<'a>(target: &'a Target, name: &str) -> Result<&'a GpuTarget> {
+    match target {
+        Target::Gpu(gpu) => Ok(gpu),
+        Target::Cpu => Err(Error::NoKernel {
+            operation: "attention",
+            wanted: format!("a problem under the name {name}"),
+            target: target.to_string(),
+            available: "GPUs".to_string(),
+        }),
     }
 }

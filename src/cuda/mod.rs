@@ -138,17 +138,6 @@ impl CudaDevice {
         let mut maps = tensor_map::encode(plan.tensor_maps(), words)?;
         let mut arguments = [words.as_mut_ptr().cast::<c_void>(), maps.as_mut_ptr().cast::<c_void>()];
         let arguments = if plan.tensor_maps().is_empty() { &mut arguments[..1] } else { &mut arguments[..] };
-        let mut cluster = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue {
-                clusterDim: sys::CUlaunchAttributeValue_union__bindgen_ty_1 {
-                    x: plan.cluster[0],
-                    y: plan.cluster[1],
-                    z: plan.cluster[2],
-                },
-            },
-        };
         let ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]) = (plan.grid, plan.block);
         let config = sys::CUlaunchConfig {
             gridDimX: grid_x,
@@ -159,14 +148,14 @@ impl CudaDevice {
             blockDimZ: block_z,
             sharedMemBytes: plan.shared_bytes,
             hStream: self.stream.cu_stream(),
-            attrs: &mut cluster,
-            numAttrs: u32::from(plan.cluster != [1, 1, 1]),
+            attrs: std::ptr::null_mut(),
+            numAttrs: 0,
         };
         // SAFETY: the kernel takes as many parameters as there are arguments: the struct that `words` holds, which is
         // generated from kernels/lib/params.h as the kernel's is, and where the plan has tensor maps a struct of as many.
         // The contract checked every tensor that the struct addresses against the shapes and strides beside the addresses,
         // the maps describe these tensors, and the guards keep the memory alive and ordered until the kernel is queued;
-        // memory is freed in stream order. `config` and what it points to live until the call returns.
+        // memory is freed in stream order.
         unsafe {
             sys::cuLaunchKernelEx(&config, function.cu_function(), arguments.as_mut_ptr(), std::ptr::null_mut())
                 .result()

@@ -2,7 +2,8 @@
 
 use crate::common::attention::merge::check_merge;
 use crate::common::attention::{
-    Attempt, Operand, Outcome, check_negative_length, check_weights_of_ones, drawn, dropout, sinks, slopes,
+    Attempt, Operand, Outcome, check_negative_length, check_sequence_of_nans, check_weights_of_ones, drawn, dropout,
+    sinks, slopes,
 };
 use crate::common::{DTYPES, HOPPER, PLACEMENTS, Placement, attention_devices, mask_bytes, small, upload, values};
 use warpfold::reference::{self, Alignment, AttentionCase, Broadcast};
@@ -699,6 +700,15 @@ fn a_negative_length_is_no_length() {
     for device in attention_devices() {
         for dtype in DTYPES {
             check_negative_length(&device, dtype, 64, "unchecked lengths");
+        }
+    }
+}
+
+#[test]
+fn nan_stays_in_its_sequence() {
+    for device in attention_devices() {
+        for (dtype, head_dim) in [(DType::F32, 64), (DType::F16, 64), (DType::BF16, 128), (DType::F16, 256)] {
+            check_sequence_of_nans(&device, dtype, head_dim, "packed sequences");
         }
     }
 }

@@ -1,13 +1,11 @@
 //! `cargo xtask bundle`: the GPU checks as a folder, for a machine with an NVIDIA driver and neither Rust nor network.
 
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use flate2::{Compression, write::GzEncoder};
 
 use crate::workspace::{capture, shown, target};
 use crate::{demo, progress, sweep, test, weights};
@@ -29,37 +27,41 @@ pub fn run() -> Result<()> {
     if programs.is_empty() {
         bail!("there is no test named differential");
     }
-    for (package, name) in [("minilm", "minilm"), ("xtask", "restore-weights")] {
-        programs.extend(executables(&["build", "--release", "--package", package, "--bin", name], &[])?);
-    }
+    programs.extend(executables(&["build", "--release", "--package", "minilm", "--bin", "minilm"], &[])?);
+    let unpack = executables(&["build", "--release", "--package", "xtask", "--bin", "unpack"], &[])?;
     // The only program that holds the candidates for the table of kernels. Last, so that warpfold is built anew once.
     programs.extend(executables(&["build", "--release", "--package", "sweep"], &[sweep::CANDIDATES])?);
 
     let folder = target().join("bundle");
-    if folder.exists() {
-        fs::remove_dir_all(&folder).with_context(|| format!("cannot replace {}", shown(&folder)))?;
-    }
-    let (bin_folder, model_folder) = (folder.join("bin"), folder.join("model"));
-    fs::create_dir_all(&bin_folder)?;
-    fs::create_dir_all(&model_folder)?;
-    progress::during("Packing the programs and the model", |bar| {
-        for (name, path) in &programs {
-            bar.set_message(format!("Packing {name}"));
-            let stripped = bin_folder.join(name);
-            capture(Command::new("strip").arg("-o").arg(&stripped).arg(path))
-                .context("install binutils, which g++ needs too")?;
-            pack(&fs::read(&stripped)?, &bin_folder.join(format!("{name}.gz")))?;
-            fs::remove_file(&stripped)?;
+    let stage = target().join("bundle-stage");
+    for folder in [&folder, &stage] {
+        if folder.exists() {
+            fs::remove_dir_all(folder).with_context(|| format!("cannot replace {}", shown(folder)))?;
         }
-        bar.set_message("Packing the model");
-        let weights = weights::to_f16(&fs::read(model.join("model.safetensors"))?)?;
-        pack(&weights, &model_folder.join("model.safetensors.f16.gz"))?;
+    }
+    fs::create_dir_all(&folder)?;
+    progress::during("Packing the programs and the model", |bar| {
+        for name in ["bin", "model"] {
+            fs::create_dir_all(stage.join(name))?;
+        }
+        for (name, path) in &programs {
+            strip(path, &stage.join("bin").join(name))?;
+        }
+        fs::write(stage.join(weights::SMALL), weights::to_f16(&fs::read(model.join("model.safetensors"))?)?)?;
         for name in ["tokenizer.json", "config.json"] {
-            pack(&fs::read(model.join(name))?, &model_folder.join(format!("{name}.gz")))?;
+            fs::copy(model.join(name), stage.join("model").join(name))?;
+        }
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches/pytorch.py");
+        fs::copy(&script, stage.join("pytorch.py")).with_context(|| format!("cannot read {}", shown(&script)))?;
+        bar.set_message("Compressing the programs and the model, a minute");
+        compress(&stage, &folder.join("contents.tar.zst"))?;
+        for (_, path) in &unpack {
+            strip(path, &folder.join("unpack"))?;
         }
         let run = folder.join("run.sh");
         fs::write(&run, RUN)?;
         fs::set_permissions(&run, fs::Permissions::from_mode(0o755))?;
+        fs::remove_dir_all(&stage)?;
         Ok(())
     })?;
 
@@ -72,6 +74,24 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
+/// A copy of a program without its symbols.
+fn strip(program: &Path, to: &Path) -> Result<()> {
+    capture(Command::new("strip").arg("-o").arg(to).arg(program)).context("install binutils, which g++ needs too")?;
+    Ok(())
+}
+
+/// Everything in a folder as one compressed archive: what programs have in common counts once.
+fn compress(folder: &Path, archive: &Path) -> Result<()> {
+    let file = File::create(archive).with_context(|| format!("cannot write {}", shown(archive)))?;
+    let mut encoder = zstd::Encoder::new(file, 19)?;
+    encoder.long_distance_matching(true)?;
+    encoder.window_log(weights::WINDOW_LOG)?;
+    let mut archive = tar::Builder::new(encoder);
+    archive.append_dir_all(".", folder)?;
+    archive.into_inner()?.finish()?;
+    Ok(())
+}
+
 /// Builds with this cargo command and these variables, and returns the programs that it names, with their paths.
 fn executables(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Vec<(String, PathBuf)>> {
     let messages = test::cargo_messages(arguments, variables)?;
@@ -80,14 +100,6 @@ fn executables(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Vec<(St
         Some((message["target"]["name"].as_str()?.to_string(), path))
     };
     Ok(messages.iter().filter_map(program).collect())
-}
-
-fn pack(bytes: &[u8], path: &Path) -> Result<()> {
-    let file = File::create(path).with_context(|| format!("cannot write {}", shown(path)))?;
-    let mut encoder = GzEncoder::new(file, Compression::best());
-    encoder.write_all(bytes)?;
-    encoder.finish()?;
-    Ok(())
 }
 
 fn size_bytes(folder: &Path) -> Result<u64> {

@@ -5,6 +5,15 @@ use anyhow::{Context, Result, bail};
 use half::f16;
 use serde_json::{Map, Value, json};
 
+/// Where the bundle has the weights, in f16 and as the model's loader wants them.
+pub const SMALL: &str = "model/model.safetensors.f16";
+#[allow(dead_code, reason = "one program packs, another unpacks")]
+pub const WEIGHTS: &str = "model/model.safetensors";
+
+/// The bundle's archive is compressed over so many bytes, as a power of two: over all of it, since its programs hold the same
+/// kernels.
+pub const WINDOW_LOG: u32 = 27;
+
 /// A safetensors file with its f32 tensors rounded to f16.
 #[cfg_attr(not(test), allow(dead_code, reason = "one program packs, another unpacks"))]
 pub fn to_f16(file: &[u8]) -> Result<Vec<u8>> {

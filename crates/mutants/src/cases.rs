@@ -7,7 +7,8 @@ use warpfold::{Attention, DType, Device, Error, Layout, Mask, Qkv, Softmax, Tens
 
 use crate::common::attention::merge::check_merge;
 use crate::common::attention::{
-    Attempt, Operand, check_negative_length, check_weights_of_ones, drawn, dropout, sinks, slopes,
+    Attempt, Operand, check_negative_length, check_sequence_of_nans, check_weights_of_ones, drawn, dropout, sinks,
+    slopes,
 };
 use crate::common::rows::{
     NormAttempt, NormOperand, SoftmaxAttempt, SoftmaxOperand, check_softmax_of_a_nan_beside_hidden_columns,
@@ -67,7 +68,7 @@ pub fn cases(variant: &Variant) -> Vec<Case> {
         (
             Operation::AttentionBackwardKeyValue | Operation::AttentionBackwardQuery,
             Tile::Attention { head_dim, head_dim_v, .. } | Tile::AttentionHopper { head_dim, head_dim_v, .. },
-        ) => backward(variant.dtype, head_dim as usize, head_dim_v as usize),
+        ) => backward(variant, [head_dim as usize, head_dim_v as usize]),
         (Operation::AttentionBackwardBias, Tile::Attention { head_dim, .. }) => {
             backward_bias(variant.dtype, head_dim as usize)
         }
@@ -213,7 +214,7 @@ fn special_values(dtype: DType, head_dim: usize) -> [Case; 3] {
 /// Heads of so many keys that two of three are worked on together. All of a head's values are one number, and so are its
 /// results.
 fn check_sections(device: &Device, head_dim: usize, why: &str) {
-    let (heads, len_q) = (3, 130);
+    let (heads, len_q) = (3, 300);
     let len_kv = (16 << 20) / 2 / (2 * head_dim * size_of::<f16>());
     let number = |head: usize| f16::from_f32(1.0 + head as f32);
     let output = || -> Result<Vec<f32>, Error> {
@@ -294,7 +295,8 @@ fn gradients(why: &'static str, attempt: Attempt, with_d_lse: bool) -> Case {
 }
 
 /// The gradients of q, k and v.
-fn backward(dtype: DType, head_dim: usize, head_dim_v: usize) -> Vec<Case> {
+fn backward(variant: &Variant, [head_dim, head_dim_v]: [usize; 2]) -> Vec<Case> {
+    let dtype = variant.dtype;
     let new = |batch, heads, len_q, len_kv| AttentionCase {
         head_dim_v,
         ..AttentionCase::new(batch, heads, len_q, len_kv, head_dim)
@@ -377,12 +379,32 @@ fn backward(dtype: DType, head_dim: usize, head_dim_v: usize) -> Vec<Case> {
             },
         ),
     ];
+    // Hopper's plain kernels take what has no option of scores, its general ones the rest; neither takes rows of no alignment.
+    let is_taken = |placement: Placement, problem: &AttentionCase| {
+        let has_options = problem.softcap.is_some()
+            || problem.slopes.is_some()
+            || problem.bias.is_some()
+            || problem.mask.is_some()
+            || problem.dropout.is_some()
+            || problem.prefix > 0;
+        match variant.tile {
+            Tile::AttentionHopper { features, .. } => {
+                placement != Placement::Misaligned && has_options == (features == Features::General)
+            }
+            _ => true,
+        }
+    };
+    let problems = problems.into_iter().filter(|(_, placement, problem)| is_taken(*placement, problem));
+    let is_plain = matches!(variant.tile, Tile::AttentionHopper { features: Features::Plain, .. });
+    let beside_nans = is_plain.then(|| {
+        case("packed beside a sequence of NaN", move |device, why| check_sequence_of_nans(device, dtype, head_dim, why))
+    });
     // Wide rows take their time; what they have of their own is no matter of the options.
-    let numbered = problems.into_iter().enumerate().take(if head_dim > 128 { 3 } else { usize::MAX });
+    let numbered = problems.enumerate().take(if head_dim > 128 { 3 } else { usize::MAX });
     let new_case = |(index, (why, placement, problem)): (usize, _)| {
         gradients(why, Attempt::new(problem, dtype, placement), index % 2 == 0)
     };
-    numbered.map(new_case).collect()
+    numbered.map(new_case).chain(beside_nans).collect()
 }
 
 /// The gradient of a bias that is broadcast in every way.

@@ -46,8 +46,9 @@ fn ways(variant: &Variant) -> &'static [Way] {
     if variant.arch == Arch::Sm90a { &WAYS } else { &WAYS[..4] }
 }
 
-/// Multiprocessors of the emulated Hopper GPU: few, so that a block takes several pieces of work.
-const HOPPER_SMS: u32 = 2;
+/// Multiprocessors of the emulated GPU under attention: few, so that a persistent block does much of the work, and heads are worked
+/// on in several sections.
+const FEW_SMS: u32 = 2;
 
 /// What gave a kernel away.
 #[derive(Clone, Debug, PartialEq)]
@@ -172,8 +173,13 @@ fn device(variant: &Variant, text: &str, way: Way, checks: Checks) -> Result<Dev
         .checks(checks)
         .limits(limits)
         .threads(1);
-    if variant.arch == Arch::Sm90a {
-        builder = builder.target(GpuTarget { num_sms: HOPPER_SMS, ..GpuTarget::H100 });
+    let gpu = match variant.tile {
+        Tile::AttentionHopper { .. } => Some(GpuTarget::H100),
+        Tile::Attention { .. } => Some(GpuTarget::A100),
+        _ => None,
+    };
+    if let Some(gpu) = gpu {
+        builder = builder.target(GpuTarget { num_sms: FEW_SMS, ..gpu });
     }
     for other in VARIANTS.iter().filter(|other| other.operation == variant.operation) {
         builder = builder.replace_kernel(other.name(), if other == variant { text } else { NOTHING });

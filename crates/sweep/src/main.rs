@@ -1,10 +1,12 @@
-//! Candidates for the table of forward attention kernels, each checked against the oracle and timed on a GPU, in one run.
+//! Candidates for the table of attention kernels, each checked against the oracle and timed on a GPU, in one run.
 //! `cargo xtask sweep` builds them and runs this; `cargo xtask bundle` packs it for a machine without Rust.
 //!
 //! On the emulator each candidate is checked on a small problem and nothing is timed.
 
 mod problem;
 mod report;
+mod rows;
+mod table;
 mod timing;
 
 use std::path::PathBuf;
@@ -12,16 +14,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use warpfold::variants::{self, Features, Operation, Tile, Variant};
+use warpfold::variants::{self, Features, Tile, Variant};
 use warpfold::{DType, Device, Target};
 
-use problem::{Inputs, Problem};
+use problem::{Inputs, Problem, Trial};
 use report::Measurement;
 use timing::Timer;
 
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask sweep", about = "Times candidates for the table of kernels")]
-struct Arguments {
+pub(crate) struct Arguments {
     /// Where to run: cuda:0, or emulator:sm_90a, which checks and times nothing
     #[arg(long, default_value = "cuda:0")]
     device: String,
@@ -31,6 +33,15 @@ struct Arguments {
     /// Also write the figures to a file
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    /// Instead of candidates: the kernels that plans choose, of every operation, over sizes
+    #[arg(long)]
+    table: bool,
+    /// With --table: kernels that take the place of those chosen, as --picks names them
+    #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "table")]
+    kernels: Vec<String>,
+    /// Also write the names of the best kernels to a file, separated by commas
+    #[arg(long, value_name = "FILE")]
+    picks: Option<PathBuf>,
     /// Time of each kernel and problem, in milliseconds
     #[arg(long, value_name = "NUMBER", default_value_t = 200.0)]
     budget_ms: f64,
@@ -60,6 +71,9 @@ fn run(arguments: &Arguments) -> Result<()> {
             }
         }
     };
+    if arguments.table {
+        return table::run(arguments, &device, timer.as_ref());
+    }
     let Target::Gpu(gpu) = device.target() else { bail!("{device} runs no kernels") };
     let is_wanted = |row: &&Variant| arguments.name.as_ref().is_none_or(|part| row.name().contains(part.as_str()));
     let capability = gpu.compute_capability;
@@ -82,9 +96,9 @@ fn run(arguments: &Arguments) -> Result<()> {
         for problem in problems(head_dim as usize, is_emulated) {
             let inputs = Inputs::new(&device, &problem)?;
             for row in &of_dim {
-                let plan = problem.plan(&device)?.with_kernel(&row.name())?;
+                let trial = Trial::of_kernel(&problem, &device, row)?;
                 // Times of wrong results are none.
-                if let Err(error) = inputs.check(&plan) {
+                if let Err(error) = inputs.check(&trial) {
                     println!("{problem}  {}  WRONG: {error:#}", row.name());
                     num_failed += 1;
                     continue;
@@ -92,8 +106,10 @@ fn run(arguments: &Arguments) -> Result<()> {
                 match &timer {
                     None => println!("{problem}  {}  agrees with the oracle", row.name()),
                     Some(timer) => {
-                        let times_ms = inputs.time(&plan, timer, arguments.budget_ms)?;
-                        measurements.push(Measurement::new(&problem, row, plan.flops(), times_ms));
+                        let times_ms = inputs.time(&trial, timer, arguments.budget_ms)?;
+                        let found = Measurement::new(&problem, row, trial.flops(), times_ms);
+                        println!("{found}");
+                        measurements.push(found);
                     }
                 }
             }
@@ -103,6 +119,11 @@ fn run(arguments: &Arguments) -> Result<()> {
         print!("{}", report::text(&measurements));
         if let Some(file) = &arguments.csv {
             std::fs::write(file, report::csv(&measurements)).with_context(|| file.display().to_string())?;
+        }
+        if let Some(file) = &arguments.picks {
+            let best = report::best(&measurements);
+            let names: Vec<String> = best.iter().map(|pick| pick.row.name()).collect();
+            std::fs::write(file, names.join(",")).with_context(|| file.display().to_string())?;
         }
     }
     if num_failed > 0 {
@@ -114,13 +135,11 @@ fn run(arguments: &Arguments) -> Result<()> {
 /// The candidates, and the rows that they are to be better than.
 fn candidates() -> Vec<&'static Variant> {
     let is_rival = |row: &&Variant| {
-        row.operation == Operation::AttentionForward
-            && row.dtype == DType::BF16
+        row.dtype == DType::BF16
             && matches!(row.tile, Tile::AttentionHopper { features: Features::Plain, .. })
+            && variants::sweep().any(|one| one.operation == row.operation && head_dims(one) == head_dims(row))
     };
-    let rivals = variants::VARIANTS.iter().filter(is_rival);
-    let rivals = rivals.filter(|row| variants::sweep().any(|candidate| head_dims(candidate) == head_dims(row)));
-    rivals.chain(variants::sweep()).collect()
+    variants::VARIANTS.iter().filter(is_rival).chain(variants::sweep()).collect()
 }
 
 /// A build without the candidates is a mistake that a name alone does not explain.
@@ -134,21 +153,23 @@ fn check_built(rows: &[&Variant]) -> Result<()> {
     }
 }
 
-fn head_dims(row: &Variant) -> (u32, u32) {
+pub(crate) fn head_dims(row: &Variant) -> (u32, u32) {
     match row.tile {
         Tile::AttentionHopper { head_dim, head_dim_v, .. } => (head_dim, head_dim_v),
         _ => (0, 0),
     }
 }
 
-/// What is measured: 16,384 tokens of 2048 columns, as one long sequence or as eight, with a causal mask and without. On the
-/// emulator a few tiles, of rows and keys that fill none.
+/// What is measured: 16,384 tokens of 2048 columns, as long and short sequences, with a causal mask and without. On the emulator a
+/// few tiles, of rows and keys that fill none.
 fn problems(head_dim: usize, is_emulated: bool) -> Vec<Problem> {
-    let shapes = match is_emulated {
+    let problem = |shape, is_causal| Problem { shape, head_dim, is_causal };
+    if is_emulated {
         // Several pieces of work a block, the last one partial; two query heads a key head.
-        true => vec![[1, 2, 1, 500, 450]],
-        false => [2048, 16384].map(|len| [16384 / len, 2048 / head_dim, 2048 / head_dim, len, len]).to_vec(),
-    };
-    let both = |shape: [usize; 5]| [false, true].map(|is_causal| Problem { shape, head_dim, is_causal });
-    shapes.into_iter().flat_map(both).collect()
+        return [false, true].map(|is_causal| problem([1, 2, 1, 500, 450], is_causal)).to_vec();
+    }
+    let of_len = |len| [16384 / len, 2048 / head_dim, 2048 / head_dim, len, len];
+    [(8192, false), (2048, true), (512, false), (16384, true)]
+        .map(|(len, is_causal)| problem(of_len(len), is_causal))
+        .to_vec()
 }

@@ -2,22 +2,29 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use half::bf16;
 use warpfold::reference::{AttentionCase, attention_forward, compare, naive};
+use warpfold::variants::{Operation, Variant};
 use warpfold::{
-    Attention, AttentionForward, AttentionOutputs, AttentionPlan, DType, Device, Mask, Qkv, QkvSpec, Tensor, TensorSpec,
+    Attention, AttentionBackwardPlan, AttentionForward, AttentionGradients, AttentionOutputs, AttentionPlan,
+    BackwardInputs, BackwardSpec, DType, Device, Mask, Qkv, QkvSpec, Tensor, TensorSpec,
 };
 
+use crate::head_dims;
 use crate::timing::Timer;
 
-/// Queries of each sequence that are held to the oracle, at most.
-const SAMPLES: usize = 7;
+/// Queries of a head that are held to the oracle, and keys.
+const SAMPLES: usize = 4;
 
 /// Inputs and outputs of a kernel's calls together exceed the largest L2 (50 MB) threefold, so that none finds its own there.
 const ROTATION_BYTES: usize = 150 << 20;
 
+/// Different numbers in a problem's tensors: a prime.
+const PERIOD: usize = 3_000_017;
+
 /// Shapes, type bf16.
+#[derive(Clone, Copy)]
 pub struct Problem {
     /// Batch, query heads, key heads, queries, keys.
     pub shape: [usize; 5],
@@ -41,12 +48,68 @@ impl Problem {
         }
     }
 
-    /// How the table would have it run.
-    pub fn plan(&self, device: &Device) -> Result<AttentionPlan> {
+    /// The shapes of q, k, v and the gradient of the output.
+    fn dims(&self) -> [[usize; 4]; 4] {
         let [batch, heads_q, heads_kv, len_q, len_kv] = self.shape;
-        let tensor = |heads, len| TensorSpec::contiguous(DType::BF16, [batch, heads, len, self.head_dim]);
-        let keys = tensor(heads_kv, len_kv)?;
-        Ok(self.attention().plan(&QkvSpec::new(tensor(heads_q, len_q)?, keys, keys), &device.target())?)
+        let [queries, keys] = [[batch, heads_q, len_q, self.head_dim], [batch, heads_kv, len_kv, self.head_dim]];
+        [queries, keys, keys, queries]
+    }
+
+    fn spec(&self) -> Result<QkvSpec> {
+        let [q, k, v, _] = self.dims().map(|dims| TensorSpec::contiguous(DType::BF16, dims));
+        Ok(QkvSpec::new(q?, k?, v?))
+    }
+
+    /// How many keys a query sees: the first ones.
+    fn seen(&self, query: usize) -> usize {
+        let [.., len_q, len_kv] = self.shape;
+        if self.is_causal { (query + len_kv + 1).saturating_sub(len_q) } else { len_kv }
+    }
+}
+
+/// A problem by the kernels that plans choose, or by one of them chosen by hand.
+pub struct Trial {
+    forward: AttentionPlan,
+    /// What is tried, where it is not the forward pass.
+    backward: Option<AttentionBackwardPlan>,
+}
+
+impl Trial {
+    pub fn forward(problem: &Problem, device: &Device) -> Result<Trial> {
+        let forward = problem.attention().plan(&problem.spec()?, &device.target())?;
+        Ok(Trial { forward, backward: None })
+    }
+
+    pub fn backward(problem: &Problem, device: &Device) -> Result<Trial> {
+        let spec = BackwardSpec::new(problem.spec()?);
+        let backward = Some(problem.attention().plan_backward(&spec, &device.target())?);
+        Ok(Trial { backward, ..Trial::forward(problem, device)? })
+    }
+
+    /// The kernel's pass with this kernel for its part of it.
+    pub fn of_kernel(problem: &Problem, device: &Device, kernel: &'static Variant) -> Result<Trial> {
+        match kernel.operation {
+            Operation::AttentionForward => Trial::forward(problem, device)?,
+            _ => Trial::backward(problem, device)?,
+        }
+        .with_kernels(problem, &[kernel])
+    }
+
+    /// The same with those of these kernels that are for the pass and the problem's head_dim.
+    pub fn with_kernels(mut self, problem: &Problem, kernels: &[&'static Variant]) -> Result<Trial> {
+        for kernel in kernels.iter().filter(|kernel| head_dims(kernel).0 as usize == problem.head_dim) {
+            let is_forward = kernel.operation == Operation::AttentionForward;
+            match self.backward.take() {
+                None if is_forward => self.forward = self.forward.with_kernel(&kernel.name())?,
+                Some(plan) if !is_forward => self.backward = Some(plan.with_kernel(&kernel.name())?),
+                plan => self.backward = plan,
+            }
+        }
+        Ok(self)
+    }
+
+    pub fn flops(&self) -> u64 {
+        self.backward.as_ref().map_or(self.forward.flops(), AttentionBackwardPlan::flops)
     }
 }
 
@@ -54,104 +117,220 @@ impl Problem {
 pub struct Inputs<'a> {
     problem: &'a Problem,
     device: &'a Device,
-    /// q, k and v on the host.
-    values: [Vec<bf16>; 3],
-    sets: Vec<[Tensor; 3]>,
+    /// q, k, v and the gradient of the output, on the host.
+    values: [Vec<bf16>; 4],
+    sets: Vec<[Tensor; 4]>,
 }
 
 impl<'a> Inputs<'a> {
     pub fn new(device: &'a Device, problem: &'a Problem) -> Result<Inputs<'a>> {
-        let [batch, heads_q, heads_kv, len_q, len_kv] = problem.shape;
         let mut random = fastrand::Rng::with_seed(7);
-        // Of non-zero mean, so that a lost or doubled key shows.
-        let mut values = |heads: usize, len: usize| -> Vec<bf16> {
-            let count = batch * heads * len * problem.head_dim;
-            (0..count).map(|_| bf16::from_f32(0.1 + 3.0 * (random.f32() - 0.5))).collect()
-        };
-        let values = [values(heads_q, len_q), values(heads_kv, len_kv), values(heads_kv, len_kv)];
-        let set_bytes: usize = values.iter().map(|values| 2 * values.len()).sum::<usize>() + 2 * values[0].len();
+        // Of non-zero mean, so that a lost or doubled key shows. Numbers come again after so many that no two rows are the same.
+        let drawn: Vec<bf16> = (0..PERIOD).map(|_| bf16::from_f32(0.1 + 3.0 * (random.f32() - 0.5))).collect();
+        let mut first = 0;
+        let values = problem.dims().map(|dims| {
+            let count = dims.iter().product();
+            first = (first + PERIOD / 3) % PERIOD;
+            let mut values = Vec::with_capacity(count + PERIOD);
+            values.extend_from_slice(&drawn[first..]);
+            while values.len() < count {
+                values.extend_from_slice(&drawn);
+            }
+            values.truncate(count);
+            values
+        });
+        let set_bytes: usize = values.iter().map(|values| 2 * values.len()).sum();
         let num_sets =
             if device.to_string().starts_with("cuda") { ROTATION_BYTES.div_ceil(set_bytes).max(2) } else { 1 };
-        let dims = [(heads_q, len_q), (heads_kv, len_kv), (heads_kv, len_kv)];
-        let upload = |(values, (heads, len)): (&Vec<bf16>, (usize, usize))| {
-            Tensor::from_slice(device, values, [batch, heads, len, problem.head_dim])
-        };
-        let set = || -> Result<[Tensor; 3]> {
-            let tensors: Vec<Tensor> = values.iter().zip(dims).map(upload).collect::<Result<_, _>>()?;
-            tensors.try_into().ok().context("there are three")
+        let set = || -> Result<[Tensor; 4]> {
+            let upload = |(values, dims): (&Vec<bf16>, [usize; 4])| Tensor::from_slice(device, values, dims);
+            let tensors: Vec<Tensor> = values.iter().zip(problem.dims()).map(upload).collect::<Result<_, _>>()?;
+            tensors.try_into().ok().context("there are four")
         };
         let sets = (0..num_sets).map(|_| set()).collect::<Result<_>>()?;
         Ok(Inputs { problem, device, values, sets })
     }
 
-    /// Runs the plan into memory of NaNs and holds some of its rows to the oracle: the first and the last of a head, and some
-    /// between.
-    pub fn check(&self, plan: &AttentionPlan) -> Result<()> {
-        let [q, k, v] = &self.sets[0];
-        let mut forward = AttentionForward::allocate(plan, self.device)?;
-        self.poison(&mut forward)?;
+    /// Runs the trial into memory of NaNs and holds some rows of the results to the oracle.
+    pub fn check(&self, trial: &Trial) -> Result<()> {
+        let mut forward = AttentionForward::allocate(&trial.forward, self.device)?;
+        forward.output = self.nans(&forward.output)?;
+        self.run_forward(trial, &self.sets[0], &mut forward)?;
+        match &trial.backward {
+            None => self.check_forward(&forward),
+            Some(plan) => self.check_backward(plan, &forward),
+        }
+    }
+
+    fn nans(&self, like: &Tensor) -> Result<Tensor> {
+        let count: usize = like.shape().iter().product();
+        Ok(Tensor::from_slice(self.device, &vec![bf16::NAN; count], like.shape())?)
+    }
+
+    fn run_forward(&self, trial: &Trial, [q, k, v, _]: &[Tensor; 4], forward: &mut AttentionForward) -> Result<()> {
         let stream = self.device.stream();
         let outputs = AttentionOutputs::new(&mut forward.output).lse(&mut forward.lse);
-        plan.forward_into(&stream, &Qkv::new(q, k, v), outputs, &mut plan.workspace(&stream)?)?;
-        let (output, lse) = (forward.output.to_vec_f32()?, forward.lse.to_vec_f32()?);
+        let mut workspace = trial.forward.workspace(&stream)?;
+        Ok(trial.forward.forward_into(&stream, &Qkv::new(q, k, v), outputs, &mut workspace)?)
+    }
+
+    /// The first and the last query of a head, and some between.
+    fn check_forward(&self, forward: &AttentionForward) -> Result<()> {
         let [batch, heads_q, heads_kv, len_q, len_kv] = self.problem.shape;
         let d = self.problem.head_dim;
-        // A result that is NaN anywhere was not written, or by the wrong numbers.
-        if let Some(index) = output.iter().position(|value| value.is_nan()) {
-            anyhow::bail!("element {index} is NaN");
-        }
-        for batch_idx in [0, batch - 1] {
-            for head in [0, heads_q - 1] {
-                let row_of = |heads: usize, head: usize, len: usize| (batch_idx * heads + head) * len;
-                let wide = |values: &[bf16]| values.iter().map(|value| f64::from(value.to_f32())).collect::<Vec<f64>>();
-                let first_key = row_of(heads_kv, head / (heads_q / heads_kv), len_kv);
-                let queries = (0..SAMPLES).map(|sample| sample * (len_q - 1) / (SAMPLES - 1));
-                for query in queries {
-                    // The last query sees all keys; the oracle gets those that this one sees.
-                    let seen = if self.problem.is_causal { (query + len_kv + 1).saturating_sub(len_q) } else { len_kv };
-                    let row = row_of(heads_q, head, len_q) + query;
-                    let keys = first_key * d..(first_key + seen) * d;
-                    let case = AttentionCase::new(1, 1, 1, seen, d);
-                    let q = wide(&self.values[0][row * d..(row + 1) * d]);
-                    let [k, v] = [1, 2].map(|index| wide(&self.values[index][keys.clone()]));
-                    let oracle = attention_forward(&case, &q, &k, &v);
-                    let naive = naive::attention_forward(&case, DType::BF16, &q, &k, &v);
-                    let actual: Vec<f64> =
-                        output[row * d..(row + 1) * d].iter().map(|value| f64::from(*value)).collect();
-                    let place = format!("batch entry {batch_idx}, head {head}, query {query}");
-                    compare::check("output", &[1, d], DType::BF16, &actual, &oracle.output, &naive, 2.0)
-                        .with_context(|| place.clone())?;
-                    compare::check_lse("lse", &[1], &[f64::from(lse[row])], &oracle.lse, oracle.score_max)
-                        .context(place)?;
-                }
+        let (output, lse) = (forward.output.to_vec_f32()?, forward.lse.to_vec_f32()?);
+        check_written("the output", &output)?;
+        for (batch_idx, head) in [(0, 0), (batch - 1, heads_q - 1)] {
+            let wide = |values: &[bf16]| values.iter().map(|value| f64::from(value.to_f32())).collect::<Vec<f64>>();
+            let first_query = (batch_idx * heads_q + head) * len_q;
+            let first_key = (batch_idx * heads_kv + head / (heads_q / heads_kv)) * len_kv;
+            for query in (0..SAMPLES).map(|sample| sample * (len_q - 1) / (SAMPLES - 1)) {
+                // The last query sees all keys; the oracle gets those that this one sees.
+                let seen = self.problem.seen(query);
+                let row = first_query + query;
+                let keys = first_key * d..(first_key + seen) * d;
+                let case = AttentionCase::new(1, 1, 1, seen, d);
+                let q = wide(&self.values[0][row * d..(row + 1) * d]);
+                let [k, v] = [1, 2].map(|index| wide(&self.values[index][keys.clone()]));
+                let oracle = attention_forward(&case, &q, &k, &v);
+                let naive = naive::attention_forward(&case, DType::BF16, &q, &k, &v);
+                let actual: Vec<f64> = output[row * d..(row + 1) * d].iter().map(|value| f64::from(*value)).collect();
+                let place = format!("batch entry {batch_idx}, head {head}, query {query}");
+                compare::check("output", &[1, d], DType::BF16, &actual, &oracle.output, &naive, 2.0)
+                    .with_context(|| place.clone())?;
+                compare::check_lse("lse", &[1], &[f64::from(lse[row])], &oracle.lse, oracle.score_max)
+                    .context(place)?;
             }
         }
         Ok(())
     }
 
-    fn poison(&self, forward: &mut AttentionForward) -> Result<()> {
-        let count: usize = forward.output.shape().iter().product();
-        forward.output = Tensor::from_slice(self.device, &vec![bf16::NAN; count], forward.output.shape())?;
-        let rows: usize = forward.lse.shape().iter().product();
-        forward.lse = Tensor::from_slice(self.device, &vec![f32::NAN; rows], forward.lse.shape())?;
+    /// Some rows of the gradients by their definition, from the output and lse that the forward pass gave: of a query, all of its
+    /// keys; of a key, all queries of its group.
+    fn check_backward(&self, plan: &AttentionBackwardPlan, forward: &AttentionForward) -> Result<()> {
+        let [q, k, v, d_out] = &self.sets[0];
+        let stream = self.device.stream();
+        let mut gradients = AttentionGradients::allocate(plan, self.device)?;
+        for gradient in [&mut gradients.d_q, &mut gradients.d_k, &mut gradients.d_v] {
+            *gradient = self.nans(gradient)?;
+        }
+        let saved = BackwardInputs::new(&forward.output, &forward.lse, d_out);
+        let mut workspace = plan.workspace(&stream)?;
+        plan.backward_into(&stream, &Qkv::new(q, k, v), &saved, gradients.outputs(), &mut workspace)?;
+        let [d_q, d_k, d_v] = [gradients.d_q.to_vec_f32()?, gradients.d_k.to_vec_f32()?, gradients.d_v.to_vec_f32()?];
+        for (name, values) in [("d_q", &d_q), ("d_k", &d_k), ("d_v", &d_v)] {
+            check_written(name, values)?;
+        }
+        let (output, lse) = (forward.output.to_vec_f32()?, forward.lse.to_vec_f32()?);
+
+        let [batch, heads_q, heads_kv, len_q, len_kv] = self.problem.shape;
+        let group = heads_q / heads_kv;
+        let d = self.problem.head_dim;
+        let scale = 1.0 / (d as f64).sqrt();
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let given = |tensor: usize, row: usize| -> Vec<f64> {
+            self.values[tensor][row * d..(row + 1) * d].iter().map(|value| f64::from(value.to_f32())).collect()
+        };
+        let computed = |values: &[f32], row: usize| -> Vec<f64> {
+            values[row * d..(row + 1) * d].iter().map(|value| f64::from(*value)).collect()
+        };
+        // The last head: rows of its queries and of its keys.
+        let kv_head = (batch - 1) * heads_kv + heads_kv - 1;
+        let key_row = |key: usize| kv_head * len_kv + key;
+        let query_row = |head: usize, query: usize| ((batch * heads_q - group + head) * len_q) + query;
+        // The weight of a pair, and the gradient of its score times the scale.
+        let pair = |head: usize, query: usize, key: usize| -> (f64, f64) {
+            if key >= self.problem.seen(query) {
+                return (0.0, 0.0);
+            }
+            let (row, key_row) = (query_row(head, query), key_row(key));
+            let weight = (scale * dot(&given(0, row), &given(1, key_row)) - f64::from(lse[row])).exp();
+            let d_out = given(3, row);
+            let delta = dot(&d_out, &computed(&output, row));
+            (weight, weight * (dot(&d_out, &given(2, key_row)) - delta) * scale)
+        };
+        let add = |sum: &mut [f64], factor: f64, row: &[f64]| {
+            sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += factor * value);
+        };
+        let samples = |len: usize| (0..SAMPLES).map(move |sample| sample * (len - 1) / (SAMPLES - 1));
+        for query in samples(len_q) {
+            let mut expected = vec![0.0; d];
+            for key in 0..self.problem.seen(query) {
+                add(&mut expected, pair(group - 1, query, key).1, &given(1, key_row(key)));
+            }
+            check_near("d_q", query, &computed(&d_q, query_row(group - 1, query)), &expected)?;
+        }
+        for key in samples(len_kv) {
+            let (mut expected_k, mut expected_v) = (vec![0.0; d], vec![0.0; d]);
+            for (head, query) in (0..group).flat_map(|head| (0..len_q).map(move |query| (head, query))) {
+                let (weight, gradient) = pair(head, query, key);
+                add(&mut expected_k, gradient, &given(0, query_row(head, query)));
+                add(&mut expected_v, weight, &given(3, query_row(head, query)));
+            }
+            check_near("d_k", key, &computed(&d_k, key_row(key)), &expected_k)?;
+            check_near("d_v", key, &computed(&d_v, key_row(key)), &expected_v)?;
+        }
         Ok(())
     }
 
     /// The times of single calls in milliseconds, for so long in all. Each call has the next set of tensors.
-    pub fn time(&self, plan: &AttentionPlan, timer: &Timer, budget_ms: f64) -> Result<Vec<f64>> {
+    pub fn time(&self, trial: &Trial, timer: &Timer, budget_ms: f64) -> Result<Vec<f64>> {
         let stream = self.device.stream();
-        let mut workspace = plan.workspace(&stream)?;
-        let allocate = || AttentionForward::allocate(plan, self.device);
-        let mut results = self.sets.iter().map(|_| allocate()).collect::<Result<Vec<_>, _>>()?;
+        let mut results = Vec::new();
+        for set in &self.sets {
+            let mut forward = AttentionForward::allocate(&trial.forward, self.device)?;
+            self.run_forward(trial, set, &mut forward)?;
+            results.push(forward);
+        }
         let mut number = 0;
-        let mut call = || -> Result<()> {
-            let index = number % self.sets.len();
+        let mut next = || {
             number += 1;
-            let [q, k, v] = &self.sets[index];
-            let result = &mut results[index];
-            let outputs = AttentionOutputs::new(&mut result.output).lse(&mut result.lse);
-            Ok(plan.forward_into(&stream, &Qkv::new(q, k, v), outputs, &mut workspace)?)
+            number % self.sets.len()
         };
-        timer.times_ms(&mut call, budget_ms)
+        match &trial.backward {
+            None => {
+                let mut workspace = trial.forward.workspace(&stream)?;
+                let mut call = || -> Result<()> {
+                    let index = next();
+                    let [q, k, v, _] = &self.sets[index];
+                    let AttentionForward { output, lse } = &mut results[index];
+                    let outputs = AttentionOutputs::new(output).lse(lse);
+                    Ok(trial.forward.forward_into(&stream, &Qkv::new(q, k, v), outputs, &mut workspace)?)
+                };
+                timer.times_ms(&mut call, budget_ms)
+            }
+            Some(plan) => {
+                let mut workspace = plan.workspace(&stream)?;
+                let allocate = |_| AttentionGradients::allocate(plan, self.device);
+                let mut gradients = (0..self.sets.len()).map(allocate).collect::<Result<Vec<_>, _>>()?;
+                let mut call = || -> Result<()> {
+                    let index = next();
+                    let [q, k, v, d_out] = &self.sets[index];
+                    let saved = BackwardInputs::new(&results[index].output, &results[index].lse, d_out);
+                    let outputs = gradients[index].outputs();
+                    Ok(plan.backward_into(&stream, &Qkv::new(q, k, v), &saved, outputs, &mut workspace)?)
+                };
+                timer.times_ms(&mut call, budget_ms)
+            }
+        }
     }
+}
+
+/// A result that is NaN anywhere was not written, or by the wrong numbers.
+fn check_written(name: &str, values: &[f32]) -> Result<()> {
+    match values.iter().position(|value| value.is_nan()) {
+        Some(index) => bail!("element {index} of {name} is NaN"),
+        None => Ok(()),
+    }
+}
+
+/// A row within a few roundings of its operands.
+fn check_near(name: &str, row: usize, actual: &[f64], expected: &[f64]) -> Result<()> {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+    let size = norm(&mut expected.iter().copied());
+    let error = norm(&mut actual.iter().zip(expected).map(|(actual, expected)| actual - expected));
+    if error > 0.02 * size + 1e-3 {
+        bail!("row {row} of {name} is off by {error:.2e} of {size:.2e}");
+    }
+    Ok(())
 }

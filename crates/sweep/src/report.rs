@@ -1,10 +1,11 @@
 //! The figures as a table for each problem, and as CSV.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
-use warpfold::variants::{Tile, VARIANTS, Variant};
+use warpfold::variants::{Operation, Tile, VARIANTS, Variant};
 
 use crate::problem::Problem;
+use crate::timing::Times;
 
 /// The times of one kernel on one problem.
 pub struct Measurement {
@@ -19,37 +20,52 @@ pub struct Measurement {
 }
 
 impl Measurement {
-    pub fn new(problem: &Problem, row: &'static Variant, flops: u64, mut times_ms: Vec<f64>) -> Measurement {
-        times_ms.sort_by(f64::total_cmp);
-        let at = |share: f64| times_ms[((times_ms.len() - 1) as f64 * share).round() as usize];
-        Measurement {
-            problem: problem.to_string(),
-            row,
-            median_ms: at(0.5),
-            p10_ms: at(0.1),
-            p90_ms: at(0.9),
-            tflops: flops as f64 / at(0.5) / 1e9,
-            calls: times_ms.len(),
-        }
+    pub fn new(problem: &Problem, row: &'static Variant, flops: u64, times_ms: Vec<f64>) -> Measurement {
+        let calls = times_ms.len();
+        let Times { median_ms, p10_ms, p90_ms } = Times::new(times_ms);
+        let tflops = flops as f64 / median_ms / 1e9;
+        Measurement { problem: problem.to_string(), row, median_ms, p10_ms, p90_ms, tflops, calls }
     }
 
     fn is_in_table(&self) -> bool {
         VARIANTS.contains(self.row)
+    }
+
+    /// What only one kernel of the table can serve.
+    fn job(&self) -> (Operation, u32) {
+        (self.row.operation, head_dim(self.row))
+    }
+}
+
+impl fmt::Display for Measurement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}  {}  {:.1} TFLOP/s", self.problem, self.row.name(), self.tflops)
     }
 }
 
 /// A table for each problem, the fastest first, and what that means for the table of kernels.
 pub fn text(measurements: &[Measurement]) -> String {
     let mut text = String::new();
-    let mut problems: Vec<&str> = measurements.iter().map(|found| found.problem.as_str()).collect();
-    problems.dedup();
-    for problem in problems {
-        let mut of_problem: Vec<&Measurement> = measurements.iter().filter(|found| found.problem == problem).collect();
+    let mut problems: Vec<(Operation, &str)> = Vec::new();
+    for found in measurements {
+        let problem = (found.row.operation, found.problem.as_str());
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
+    }
+    for (operation, problem) in problems {
+        let is_of_problem = |found: &&Measurement| found.row.operation == operation && found.problem == problem;
+        let mut of_problem: Vec<&Measurement> = measurements.iter().filter(is_of_problem).collect();
         of_problem.sort_by(|a, b| a.median_ms.total_cmp(&b.median_ms));
         let _ = writeln!(
             text,
-            "\n{problem}\n{:>10} {:>9} {:>9} {:>9} {:>6}  kernel",
-            "TFLOP/s", "median ms", "p10", "p90", "calls"
+            "\n{}, {problem}\n{:>10} {:>9} {:>9} {:>9} {:>6}  kernel",
+            operation.name(),
+            "TFLOP/s",
+            "median ms",
+            "p10",
+            "p90",
+            "calls"
         );
         for found in &of_problem {
             let mark = if found.is_in_table() { "  <- in src/variants.rs" } else { "" };
@@ -68,30 +84,47 @@ pub fn text(measurements: &[Measurement]) -> String {
     text + &advice(measurements)
 }
 
-/// One kernel serves all problems of a head_dim: the one that is the least behind the fastest, by the geometric mean.
+/// The kernel that is the least behind the fastest, for an operation and head_dim.
+pub struct Pick {
+    operation: Operation,
+    head_dim: u32,
+    pub row: &'static Variant,
+    /// The geometric mean of its times over all problems, in milliseconds.
+    mean_ms: f64,
+    /// The same of the kernel in the table.
+    rival_ms: Option<f64>,
+}
+
+/// One for each operation and head_dim.
+pub fn best(measurements: &[Measurement]) -> Vec<Pick> {
+    let mut jobs: Vec<(Operation, u32)> = measurements.iter().map(Measurement::job).collect();
+    jobs.sort_by_key(|(operation, dim)| (operation.name(), *dim));
+    jobs.dedup();
+    let mean_ms = |row: &Variant| {
+        let logs: Vec<f64> =
+            measurements.iter().filter(|found| found.row == row).map(|found| found.median_ms.ln()).collect();
+        (logs.iter().sum::<f64>() / logs.len() as f64).exp()
+    };
+    let of_job = |job: (Operation, u32)| {
+        let mut rows: Vec<&'static Variant> =
+            measurements.iter().filter(|found| found.job() == job).map(|found| found.row).collect();
+        rows.sort_by(|a, b| mean_ms(a).total_cmp(&mean_ms(b)));
+        let rival_ms = rows.iter().find(|row| VARIANTS.contains(row)).map(|row| mean_ms(row));
+        let row = rows.first()?;
+        Some(Pick { operation: job.0, head_dim: job.1, row, mean_ms: mean_ms(row), rival_ms })
+    };
+    jobs.into_iter().filter_map(of_job).collect()
+}
+
 fn advice(measurements: &[Measurement]) -> String {
     let mut text = String::from("\nFor src/variants.rs, by the geometric mean over all problems of a head_dim:\n");
-    let mut dims: Vec<u32> = measurements.iter().map(|found| head_dim(found.row)).collect();
-    dims.dedup();
-    for dim in dims {
-        let mut rows: Vec<(&Variant, f64)> = Vec::new();
-        for found in measurements.iter().filter(|found| head_dim(found.row) == dim) {
-            if rows.iter().all(|(row, _)| row != &found.row) {
-                let times =
-                    measurements.iter().filter(|other| other.row == found.row).map(|other| other.median_ms.ln());
-                let logs: Vec<f64> = times.collect();
-                rows.push((found.row, (logs.iter().sum::<f64>() / logs.len() as f64).exp()));
-            }
-        }
-        rows.sort_by(|a, b| a.1.total_cmp(&b.1));
-        let (Some(&(best, best_ms)), now) = (rows.first(), rows.iter().find(|(row, _)| VARIANTS.contains(row))) else {
-            continue;
+    for Pick { operation, head_dim, row, mean_ms, rival_ms } in best(measurements) {
+        let gain = match rival_ms {
+            Some(rival_ms) => format!("{:+.1} % against the row that is there", 100.0 * (rival_ms / mean_ms - 1.0)),
+            None => "no rival".to_string(),
         };
-        let gain =
-            now.map(|(_, now_ms)| format!("{:+.1} % against the row that is there", 100.0 * (now_ms / best_ms - 1.0)));
-        let what = if VARIANTS.contains(best) { "keep".to_string() } else { "take".to_string() };
-        let _ =
-            writeln!(text, "  d{dim}: {what} {}  ({})", as_row(best), gain.unwrap_or_else(|| "no rival".to_string()));
+        let what = if VARIANTS.contains(row) { "keep" } else { "take" };
+        let _ = writeln!(text, "  {} d{head_dim}: {what} {}  ({gain})", operation.name(), as_row(row));
     }
     text
 }
@@ -99,19 +132,9 @@ fn advice(measurements: &[Measurement]) -> String {
 /// The tile as it is written there.
 fn as_row(row: &Variant) -> String {
     match row.tile {
-        Tile::AttentionHopper {
-            head_dim,
-            head_dim_v,
-            block_q,
-            block_kv,
-            stages,
-            consumers,
-            cluster,
-            ping_pong,
-            ..
-        } => format!(
-            "[{head_dim}, {head_dim_v}, {block_q}, {block_kv}, {stages}, {consumers}], cluster {cluster}, ping_pong {ping_pong}"
-        ),
+        Tile::AttentionHopper { head_dim, head_dim_v, block_q, block_kv, stages, consumers, ping_pong, .. } => {
+            format!("[{head_dim}, {head_dim_v}, {block_q}, {block_kv}, {stages}, {consumers}], ping_pong {ping_pong}")
+        }
         _ => row.name(),
     }
 }
@@ -167,7 +190,10 @@ mod tests {
         assert!(place("d128 dense") < place("d128 causal"));
         assert!(place("<- in src/variants.rs") < place(&candidate.name()), "{text}");
         assert!(
-            text.contains(&format!("d128: take {}  (+34.8 % against the row that is there)", as_row(candidate))),
+            text.contains(&format!(
+                "attention_forward d128: take {}  (+34.8 % against the row that is there)",
+                as_row(candidate)
+            )),
             "{text}"
         );
         assert_eq!(csv(&measured).lines().count(), 5);

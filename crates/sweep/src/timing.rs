@@ -47,3 +47,18 @@ impl Timer {
         measure(((budget_ms / expected_ms) as usize).clamp(CALLS_MIN, CALLS_MAX))
     }
 }
+
+/// The median and the spread of times.
+pub struct Times {
+    pub median_ms: f64,
+    pub p10_ms: f64,
+    pub p90_ms: f64,
+}
+
+impl Times {
+    pub fn new(mut times_ms: Vec<f64>) -> Times {
+        times_ms.sort_by(f64::total_cmp);
+        let at = |share: f64| times_ms[((times_ms.len() - 1) as f64 * share).round() as usize];
+        Times { median_ms: at(0.5), p10_ms: at(0.1), p90_ms: at(0.9) }
+    }
+}

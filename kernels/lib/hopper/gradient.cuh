@@ -26,6 +26,20 @@ struct ColumnNumbers {
   }
 };
 
+// The same, loaded ahead.
+template <int TILES>
+struct HeldNumbers {
+  float2 pairs[TILES];
+
+  __device__ __forceinline__ explicit HeldNumbers(const ColumnNumbers& numbers) {
+#pragma unroll
+    for (int tile = 0; tile < TILES; ++tile) pairs[tile] = ptx::load_shared_2(numbers.address + tile * 32);
+  }
+  __device__ __forceinline__ float4 operator()(int tile) const {
+    return make_float4(pairs[tile].x, pairs[tile].y, pairs[tile].x, pairs[tile].y);
+  }
+};
+
 // Where they are rows, this thread has two.
 struct RowNumbers {
   float rows[2];

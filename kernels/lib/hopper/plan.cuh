@@ -17,8 +17,9 @@ struct PlanRing {
   alignas(16) char blocks[PLANS][128];
 };
 
-// The block of work of a round, in the order of lib/hopper/work.cuh: to and fro. Worked out from the round alone, in as few registers
-// as can be.
+// The block of work of a round. With G blocks, block c takes the works c, 2 G - 1 - c, 2 G + c, ...: to and fro, so that who had the
+// longest share of one round has the shortest of the next. Worked out from the round alone, in as few registers as can be. Who
+// computes a block of work does not show in the result.
 __device__ __forceinline__ uint32_t work_in_round(uint32_t round) {
   const uint32_t block = ptx::block_index();
   const uint32_t num_blocks = ptx::grid_blocks();
@@ -62,10 +63,5 @@ __device__ __forceinline__ void plan_each_block(uint32_t work_blocks, PlanRing& 
     side.finish_storing();
   }
 }
-
-// Registers of a thread of the warpgroup that fills and plans, and of the two that compute, of a launch of 168 each.
-constexpr int FILL_REGISTERS = 24;
-constexpr int CONSUME_REGISTERS = 240;
-static_assert(FILL_REGISTERS + 2 * CONSUME_REGISTERS <= 3 * 168, "the launch has them");
 
 }  // namespace warpfold

@@ -47,47 +47,6 @@ __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
       : "memory");
 }
 
-// ---- clusters: blocks that run side by side and reach each other's shared memory
-
-// mov.u32 d, %cluster_ctarank;   PTX 7.8, sm_90. This block's number in its cluster. Volatile as ptx::block_index() is.
-__device__ __forceinline__ uint32_t cluster_rank() {
-  uint32_t d;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(d));
-  return d;
-}
-
-// mapa.shared::cluster.u32 d, a, rank;   PTX 7.8, sm_90. The place in another block of the cluster of what has the address `a` here.
-__device__ __forceinline__ uint32_t map_to_block(uint32_t address_smem, uint32_t rank) {
-  uint32_t d;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(d) : "r"(address_smem), "r"(rank));
-  return d;
-}
-
-// mbarrier.arrive.release.cluster.shared::cluster.b64 _, [bar];   PTX 8.0, sm_90. At a barrier of any block of the cluster.
-__device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier_mapped) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier_mapped) : "memory");
-}
-
-// mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [bar], parity;   PTX 8.0, sm_90. As mbarrier_wait(), for a barrier at
-// which other blocks arrive.
-__device__ __forceinline__ void mbarrier_wait_cluster(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "WAIT:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra WAIT;\n"
-      "}" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-
-// barrier.cluster.arrive.release.aligned;   barrier.cluster.wait.acquire.aligned;   PTX 7.8, sm_90. All threads of the cluster.
-__device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
 // ---- arithmetic
 
 // fma.rn.sat.f32 d, a, b, c;   PTX 1.4, sm_20. Limited to [0, 1]; NaN becomes 0.
@@ -112,18 +71,6 @@ __device__ __forceinline__ void load_box(uint32_t dst_smem, const TensorMap& map
       "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];" ::
           "r"(dst_smem),
       "l"(&map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
-      : "memory");
-}
-
-// cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [dst], [map, {c}], [bar], mask;
-// PTX 8.0, sm_90. To the same place in every block of the cluster whose bit is set, and counted by the barrier at the same
-// place there.
-__device__ __forceinline__ void load_box_multicast(uint32_t dst_smem, const TensorMap& map, uint32_t barrier, uint16_t blocks,
-                                                   int c0, int c1, int c2, int c3) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
-      "[%1, {%4, %5, %6, %7}], [%2], %3;" ::"r"(dst_smem),
-      "l"(&map), "r"(barrier), "h"(blocks), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
       : "memory");
 }
 

@@ -6,9 +6,6 @@
 //
 // Every buffer has two mbarriers: `full` flips when its bytes have arrived, `empty` when every reading warp has released
 // it. Both sides walk the buffers with a RingSide each, which carries the phase along.
-//
-// The blocks of a cluster may fill each other's buffers: each one copies a part to all of them. Then a buffer is empty when the
-// reading warps of all blocks have released it, each of which tells all blocks so.
 #pragma once
 
 #include "lib/hopper/ptx.cuh"
@@ -20,7 +17,7 @@ struct Ring {
   uint64_t full[STAGES];
   uint64_t empty[STAGES];
 
-  // By one thread, before any other use; ptx::fence_mbarrier_init() and a barrier of the block, or of the cluster, follow. Other
+  // By one thread, before any other use; ptx::fence_mbarrier_init() and a barrier of the block follow. Other
   // warps may fill a part of each buffer by ordinary stores.
   __device__ __forceinline__ void init(uint32_t reading_warps, uint32_t storing_warps = 0) {
 #pragma unroll
@@ -31,9 +28,8 @@ struct Ring {
   }
 };
 
-// One side's way around the ring. Its calls come in the order of the comments and then start over with the next buffer. CLUSTER:
-// blocks that fill each other's buffers.
-template <int STAGES, int CLUSTER = 1>
+// One side's way around the ring. Its calls come in the order of the comments and then start over with the next buffer.
+template <int STAGES>
 struct RingSide {
   uint32_t address;  // of the ring's barriers
   uint32_t stage = 0;
@@ -44,15 +40,10 @@ struct RingSide {
   __device__ __forceinline__ uint32_t full() const { return address + 8 * stage; }
   __device__ __forceinline__ uint32_t empty() const { return address + 8 * (STAGES + stage); }
 
-  // The filling side, one lane: waits for the buffer; then `bytes` are to be copied into buffer `stage`, by all blocks together,
-  // completing on full(). Another block's part may come before this one expects it: the phase stays open for the arrival.
+  // The filling side, one lane: waits for the buffer; then `bytes` are to be copied into buffer `stage`, completing on full().
   __device__ __forceinline__ void start_filling(uint32_t bytes) const {
     // A new barrier counts as complete for the phase before its first: the first time around nobody waits.
-    if constexpr (CLUSTER == 1) {
-      ptx::mbarrier_wait(empty(), phase ^ 1);
-    } else {
-      ptx::mbarrier_wait_cluster(empty(), phase ^ 1);
-    }
+    ptx::mbarrier_wait(empty(), phase ^ 1);
     ptx::mbarrier_arrive_expect(full(), bytes);
   }
 
@@ -68,13 +59,7 @@ struct RingSide {
   __device__ __forceinline__ void wait() const { ptx::mbarrier_wait(full(), phase); }
   // Every reading warp, after its last access: the warp's own wgmmas must have been waited for.
   __device__ __forceinline__ void release() const {
-    if constexpr (CLUSTER == 1) {
-      if (ptx::elect()) ptx::mbarrier_arrive(empty());
-    } else {
-      // A lane for each block.
-      const uint32_t lane = threadIdx.x % 32;
-      if (lane < CLUSTER) ptx::mbarrier_arrive_cluster(ptx::map_to_block(empty(), lane));
-    }
+    if (ptx::elect()) ptx::mbarrier_arrive(empty());
   }
 
   // The same for the buffer before, whose reader is at this one already.
@@ -98,7 +83,7 @@ template <int CONSUMERS>
 struct Registers;
 template <>
 struct Registers<2> {
-  static constexpr int FILL = 40, CONSUME = 232;
+  static constexpr int FILL = 24, CONSUME = 240;
 };
 template <>
 struct Registers<3> {

@@ -88,7 +88,14 @@ struct WarpgroupSoftmax : OnlineSoftmax<1, false> {
     sum[0][1] += tile_sum[1];
   }
 
-  // The same for one of the two rows: its scores are done with before the other's weights take registers.
+  // The first tile of a row's keys, of one of its two rows or the other: there is no base yet to try.
+  template <int KEY_TILES, typename Store>
+  __device__ __forceinline__ void start_row(const float (&s)[KEY_TILES][4], int half, float factor_log2, Store store) {
+    raise(s, half, factor_log2, 0.0f);
+    sum[0][half] += weigh_in_bounds(s, half, factor_log2, store);
+  }
+
+  // As advance() for one of the two rows: its scores are done with before the other's weights take registers.
   template <int KEY_TILES, typename Store, typename Rescale>
   __device__ __forceinline__ void advance_row(const float (&s)[KEY_TILES][4], int half, float factor_log2, Store store,
                                               Rescale rescale) {

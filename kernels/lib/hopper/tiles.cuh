@@ -39,12 +39,12 @@ __device__ __forceinline__ void clear_rows(char* tile_smem, int begin, int end, 
   ptx::fence_async_proxy();
 }
 
-// Writes a warpgroup's accumulators times `scale` to 64 rows of 16-bit elements, by way of rows `first_row` and up of a tile in
+// Writes a warpgroup's accumulators times `scale`, a number for each of a lane's two rows, to 64 rows of 16-bit elements, by way of rows `first_row` and up of a tile in
 // shared memory, which are this warpgroup's own. Rows from num_rows on and columns from `columns` on are left out.
 // `store_box(panel, address_smem)` has the copy engine store 64 rows, `row_gmem(row)` is where a row begins; both count rows of
 // the tile. On return the copy engine may still read the tile: ptx::bulk_wait_read() of the warpgroup's first thread.
 template <typename Element, typename Tile, int TILES, typename StoreBox, typename RowAddress>
-__device__ __forceinline__ void store_warpgroup(const float (&acc)[TILES][4], float scale, char* tile_smem, int first_row,
+__device__ __forceinline__ void store_warpgroup(const float (&acc)[TILES][4], const float (&scale)[2], char* tile_smem, int first_row,
                                                 int num_rows, int columns, StoreBox store_box, RowAddress row_gmem) {
   const bool leads_warpgroup = threadIdx.x % 128 == 0;
   // What was stored before has left the tile.
@@ -57,7 +57,7 @@ __device__ __forceinline__ void store_warpgroup(const float (&acc)[TILES][4], fl
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float(&part)[4] = acc[2 * pair + i / 2];
-      rows[i] = ptx::pack_rn(part[2 * (i % 2)] * scale, part[2 * (i % 2) + 1] * scale, Element());
+      rows[i] = ptx::pack_rn(part[2 * (i % 2)] * scale[i % 2], part[2 * (i % 2) + 1] * scale[i % 2], Element());
     }
     ptx::stmatrix_x4(
         ptx::shared_address(tile_smem) + Tile::offset(warp_row + fragment::a_row(), 2 * pair + fragment::a_chunk()), rows);

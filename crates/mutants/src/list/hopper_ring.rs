@@ -14,8 +14,8 @@ fn phases() -> Vec<Mutant> {
         Mutant::new("ring-fills-at-once", "a buffer is filled before its readers have released it", HOPPER)
             .edit(
                 FILE,
-                "if constexpr (CLUSTER == 1) {\n      ptx::mbarrier_wait(empty(), phase ^ 1);",
-                "if constexpr (CLUSTER == 1) {\n      ",
+                "    ptx::mbarrier_wait(empty(), phase ^ 1);\n    ptx::mbarrier_arrive_expect",
+                "\n    ptx::mbarrier_arrive_expect",
             )
             .hazard(&[ASYNC, RACE, MBARRIER])
             .fast(),
@@ -26,8 +26,8 @@ fn phases() -> Vec<Mutant> {
         )
         .edit(
             FILE,
-            "if constexpr (CLUSTER == 1) {\n      ptx::mbarrier_wait(empty(), phase ^ 1);",
-            "if constexpr (CLUSTER == 1) {\n      ptx::mbarrier_wait(empty(), phase);",
+            "    ptx::mbarrier_wait(empty(), phase ^ 1);\n    ptx::mbarrier_arrive_expect",
+            "    ptx::mbarrier_wait(empty(), phase);\n    ptx::mbarrier_arrive_expect",
         )
         .hazard(&[DEADLOCK]),
         Mutant::new("ring-reads-at-once", "a buffer is read before it is full", HOPPER)
@@ -116,7 +116,7 @@ fn counts() -> Vec<Mutant> {
 fn registers() -> Vec<Mutant> {
     vec![
         Mutant::new("registers-too-many", "the warpgroups ask for more registers together than the block has", HOPPER)
-            .edit(FILE, "FILL = 40, CONSUME = 232;", "FILL = 56, CONSUME = 232;")
+            .edit(FILE, "FILL = 24, CONSUME = 240;", "FILL = 40, CONSUME = 240;")
             .edit(FILE, "static_assert(Registers<2>::FILL", "static_assert(true || Registers<2>::FILL")
             .hazard(&[POOL])
             .fast(),

@@ -5,6 +5,7 @@ mod attention_backward_bias_sm80;
 mod attention_backward_key_value_sm80;
 mod attention_backward_query_sm80;
 mod attention_backward_sinks;
+mod attention_backward_sm90;
 mod attention_delta;
 mod attention_forward_sm80;
 mod attention_forward_sm90;
@@ -13,6 +14,7 @@ mod backward;
 mod hopper_mask;
 mod hopper_ring;
 mod hopper_softmax;
+mod hopper_tiles;
 mod hopper_wgmma;
 mod mask;
 mod moments;
@@ -43,6 +45,10 @@ const HOPPER: &[&str] = &["attention_forward_sm90a_bf16_d128_plain"];
 const HOPPER_D64: &[&str] = &["attention_forward_sm90a_f16_d64_plain"];
 /// The output has Q's tile.
 const HOPPER_WIDE: &[&str] = &["attention_forward_sm90a_f16_d256_plain"];
+/// The gradients of k and v on Hopper.
+const HOPPER_KEY_VALUE: &[&str] = &["attention_backward_key_value_sm90a_bf16_d128_plain"];
+/// The gradient of q on Hopper.
+const HOPPER_QUERY: &[&str] = &["attention_backward_query_sm90a_bf16_d128_plain"];
 /// Every option, rows of any alignment.
 const GENERAL: &[&str] = &["attention_forward_sm80_f16_d64_general"];
 /// The same without tensor cores.
@@ -132,10 +138,12 @@ const REGISTERS: &[&str] = &["register in flight", "missing wgmma fence", ASYNC,
 pub fn mutants() -> Vec<Mutant> {
     [
         attention_forward_sm80::mutants(),
+        attention_backward_sm90::mutants(),
         attention_forward_sm90::mutants(),
         hopper_mask::mutants(),
         hopper_ring::mutants(),
         hopper_softmax::mutants(),
+        hopper_tiles::mutants(),
         hopper_wgmma::mutants(),
         online_softmax::mutants(),
         mask::mutants(),

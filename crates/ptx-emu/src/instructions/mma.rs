@@ -196,7 +196,7 @@ fn load_tf32(x: &mut Exec<'_>, mask: u32, a_rows: &[u32], b_rows: &[u32], tiles:
 
 /// Adds as the tensor cores do: 8 products of 16-bit operands, or 4 of tf32, at a time.
 fn aligned(tiles: &Tiles, c: &mut [[f32; 8]; 16], depth: usize, tf32: bool, architecture: Architecture) {
-    let step = if tf32 { 4 } else { 8 };
+    let step = tensor_core::products_at_a_time(architecture) / if tf32 { 2 } else { 1 };
     let fraction_bits = tensor_core::fraction_bits(architecture);
     for (a, sums) in tiles.a.iter().zip(c) {
         for (column, sum) in sums.iter_mut().enumerate() {

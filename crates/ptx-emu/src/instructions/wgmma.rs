@@ -58,6 +58,7 @@ pub(super) fn decode(d: &mut Decoder<'_>, f: &Form<'_>) -> Result<Inst, Error> {
         Kind::Fence => {
             f.expect_operands(0..=0)?;
             Inst::new(|x, _, _| {
+                x.in_warpgroup([0; 3]);
                 x.fence_products();
                 Step::Next
             })
@@ -65,6 +66,7 @@ pub(super) fn decode(d: &mut Decoder<'_>, f: &Form<'_>) -> Result<Inst, Error> {
         Kind::Commit => {
             f.expect_operands(0..=0)?;
             Inst::new(|x, _, _| {
+                x.in_warpgroup([0; 3]);
                 x.commit_products();
                 Step::Next
             })
@@ -73,6 +75,7 @@ pub(super) fn decode(d: &mut Decoder<'_>, f: &Form<'_>) -> Result<Inst, Error> {
             f.expect_operands(1..=1)?;
             let remaining = f.constant(0)?;
             let mut inst = Inst::new(|x, i, _| {
+                x.in_warpgroup([u64::from(i.a), 0, 0]);
                 x.wait_products(i.a);
                 Step::Next
             });

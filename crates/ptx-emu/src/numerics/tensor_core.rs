@@ -13,6 +13,14 @@ pub(crate) fn fraction_bits(architecture: Architecture) -> i32 {
     }
 }
 
+/// Products of 16-bit operands that `mma` adds up in one sum; half as many of tf32.
+pub(crate) fn products_at_a_time(architecture: Architecture) -> usize {
+    match architecture {
+        Architecture::Sm80 | Architecture::Sm86 | Architecture::Sm89 => 8,
+        Architecture::Sm90a => 16,
+    }
+}
+
 /// Sign, exponent and significand with `bits` fraction bits; `None` for zero.
 fn split(value: f32, bits: u32) -> Option<(i32, i64)> {
     let raw = value.to_bits();

@@ -55,6 +55,18 @@ fn warps_of_a_warpgroup_do_the_same() {
     test.faulty("warpgroup mismatch", "do not make up its warpgroup");
 }
 
+/// A wait under a condition that only some warps find true, as compute-sanitizer's synccheck reports it on a GPU.
+#[test]
+fn warps_of_a_warpgroup_fence_commit_and_wait_alike() {
+    for instruction in ["fence.sync.aligned", "commit_group.sync.aligned", "wait_group.sync.aligned 0"] {
+        let mut test = bed(format!("setp.lt.u32 %p1, %r0, 96; @!%p1 bra OUT;\nwgmma.{instruction};\nOUT:\n"));
+        test.threads = 128;
+        test.faulty("warpgroup mismatch", "warp 3 did not");
+        test.body = format!("wgmma.{instruction};\n");
+        test.every();
+    }
+}
+
 #[test]
 fn counts_that_do_not_exist() {
     for count in [16, 23, 100, 264] {
