@@ -459,3 +459,22 @@ pub fn check_sequence_of_nans(device: &Device, dtype: DType, head_dim: usize, wh
         }
     }
 }
+
+/// A NaN among the keys that a row sees shows in all of its results, whichever key it is.
+pub fn check_nan_shows(device: &Device, dtype: DType, head_dim: usize, why: &str) {
+    let (len_q, len_kv) = (20, 100);
+    let results = |key: usize| -> Result<[Vec<f32>; 2], Error> {
+        let mut keys = values(2, len_kv * head_dim, 0.3, 1.0, dtype);
+        keys[key * head_dim..(key + 1) * head_dim].fill(f64::NAN);
+        let q = upload(device, dtype, &values(1, len_q * head_dim, 0.3, 1.0, dtype), &[1, 1, len_q, head_dim])?;
+        let k = upload(device, dtype, &keys, &[1, 1, len_kv, head_dim])?;
+        let v = upload(device, dtype, &values(3, len_kv * head_dim, 0.3, 1.0, dtype), &[1, 1, len_kv, head_dim])?;
+        let forward = Attention::new().forward(&Qkv::new(&q, &k, &v))?;
+        Ok([forward.output.to_vec_f32()?, forward.lse.to_vec_f32()?])
+    };
+    for key in [0, 45, 99] {
+        let [output, lse] = results(key).unwrap_or_else(|error| panic!("{why} on {device}: {error}"));
+        let numbers = output.iter().chain(&lse).filter(|value| !value.is_nan()).count();
+        assert!(numbers == 0, "{why} on {device}: {numbers} results are numbers though key {key} is NaN");
+    }
+}

@@ -2,8 +2,8 @@
 
 use crate::common::attention::merge::check_merge;
 use crate::common::attention::{
-    Attempt, Operand, Outcome, check_negative_length, check_sequence_of_nans, check_weights_of_ones, drawn, dropout,
-    sinks, slopes,
+    Attempt, Operand, Outcome, check_nan_shows, check_negative_length, check_sequence_of_nans, check_weights_of_ones,
+    drawn, dropout, sinks, slopes,
 };
 use crate::common::{DTYPES, HOPPER, PLACEMENTS, Placement, attention_devices, mask_bytes, small, upload, values};
 use warpfold::reference::{self, Alignment, AttentionCase, Broadcast};
@@ -709,6 +709,17 @@ fn nan_stays_in_its_sequence() {
     for device in attention_devices() {
         for (dtype, head_dim) in [(DType::F32, 64), (DType::F16, 64), (DType::BF16, 128), (DType::F16, 256)] {
             check_sequence_of_nans(&device, dtype, head_dim, "packed sequences");
+        }
+    }
+}
+
+#[test]
+fn nan_shows_in_the_rows_that_see_it() {
+    for device in attention_devices() {
+        for dtype in DTYPES {
+            for head_dim in [64, 128] {
+                check_nan_shows(&device, dtype, head_dim, "a key of NaN");
+            }
         }
     }
 }

@@ -7,8 +7,8 @@ use warpfold::{Attention, DType, Device, Error, Layout, Mask, Qkv, Softmax, Tens
 
 use crate::common::attention::merge::check_merge;
 use crate::common::attention::{
-    Attempt, Operand, check_negative_length, check_sequence_of_nans, check_weights_of_ones, drawn, dropout, sinks,
-    slopes,
+    Attempt, Operand, check_nan_shows, check_negative_length, check_sequence_of_nans, check_weights_of_ones, drawn,
+    dropout, sinks, slopes,
 };
 use crate::common::rows::{
     NormAttempt, NormOperand, SoftmaxAttempt, SoftmaxOperand, check_softmax_of_a_nan_beside_hidden_columns,
@@ -196,7 +196,7 @@ fn many_sequences(problem: AttentionCase) -> AttentionCase {
     AttentionCase { query_lengths: lengths(5, problem.len_q), key_lengths: lengths(3, problem.len_kv), ..problem }
 }
 
-fn special_values(dtype: DType, head_dim: usize) -> [Case; 3] {
+fn special_values(dtype: DType, head_dim: usize) -> [Case; 4] {
     let zeros = Attempt::new(AttentionCase::new(1, 1, 20, 100, head_dim), dtype, Placement::Contiguous);
     [
         case("a largest score of 0, and larger ones after it", move |device, why| {
@@ -206,6 +206,7 @@ fn special_values(dtype: DType, head_dim: usize) -> [Case; 3] {
             let outcome = outcome.unwrap_or_else(|error| panic!("{why} on {device}: {error}"));
             zeros.judge_on(&outcome, &numbers).unwrap_or_else(|mismatch| panic!("{why} on {device}: {mismatch}"));
         }),
+        case("a key of NaN", move |device, why| check_nan_shows(device, dtype, head_dim, why)),
         case("values of 1", move |device, why| check_weights_of_ones(device, dtype, head_dim, why)),
         case("a negative key length", move |device, why| check_negative_length(device, dtype, head_dim, why)),
     ]

@@ -49,7 +49,9 @@ pub(crate) fn fused_sum(a: &[f32], b: &[f32], c: f32, fraction_bits: i32) -> f32
     const OPERAND: u32 = 11;
     let special = a.iter().chain(b).chain(std::iter::once(&c)).any(|value| !value.is_finite());
     if special {
-        let sum = a.iter().zip(b).fold(c, |sum, (x, y)| sum + x * y);
+        // Products of finite operands stay finite here, however large they are.
+        let infinite = a.iter().zip(b).filter(|(x, y)| !x.is_finite() || !y.is_finite()).map(|(x, y)| x * y);
+        let sum = infinite.fold(if c.is_finite() { 0.0 } else { c }, |sum, product| sum + product);
         return if sum.is_nan() { f32::from_bits(0x7fff_ffff) } else { sum };
     }
     let product = |(x, y): (&f32, &f32)| {
