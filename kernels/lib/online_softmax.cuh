@@ -6,8 +6,7 @@
 // no lane needs to know of another's. What tells is the sum of a tile's weights, which is needed anyway: a weight over
 // TILE_SUM_MAX makes a larger sum.
 //
-// Scores come as s - base, where the accumulators of their product can start at -base, or as they are, and the base is
-// subtracted in the multiplication by c.
+// Scores come as s - base: the accumulators of their product start at -base.
 //
 // A row's base follows from its own scores alone: the warp votes whether any row has to be raised, but each row that does not
 // have to is left as it is, to the bit.
@@ -35,8 +34,8 @@ __device__ __forceinline__ float quad_sum(float value) {
   return value + __shfl_xor_sync(0xffffffff, value, 2);
 }
 
-// The rows of a thread: two in each of its ROW_TILES tiles of 16. LESS_BASE: how scores come.
-template <int ROW_TILES, bool LESS_BASE = true>
+// The rows of a thread: two in each of its ROW_TILES tiles of 16.
+template <int ROW_TILES>
 struct OnlineSoftmax {
   // -base of each row, twice, as the accumulators of a score tile start with it; 0 until the row has a key.
   float shift[ROW_TILES][4] = {};
@@ -56,14 +55,14 @@ struct OnlineSoftmax {
     }
   }
 
-  // Takes the scores of row tile t for a tile of keys. `store(key_tile, half, low, high)` takes two
+  // Takes the scores of row tile t for a tile of keys, less their base. `store(key_tile, half, low, high)` takes two
   // neighbouring weights, perhaps twice: what comes last counts. `rescale(half, factor)` is called for both rows with the
   // factor for what was accumulated under the old base, if any row's base moves.
   template <int KEY_TILES, typename Store, typename Rescale>
   __device__ __forceinline__ void advance(float (&s_frag)[KEY_TILES][4], int t, float factor_log2, Store store,
                                           Rescale rescale) {
     float tile_sum[2];
-    weigh(s_frag, t, factor_log2, tile_sum, store);
+    weigh(s_frag, factor_log2, tile_sum, store);
     // Rare after a row's first tile. NaN is not in bounds either.
     const bool in_bounds = settled[t] && fmaxf(tile_sum[0], tile_sum[1]) <= TILE_SUM_MAX;
     if (__any_sync(0xffffffff, !in_bounds)) {
@@ -75,7 +74,7 @@ struct OnlineSoftmax {
         settled[t] = settled[t] && shift[t][2 * half] != 0.0f;
       }
       keep_shifts_apart();
-      weigh(s_frag, t, factor_log2, tile_sum, store);
+      weigh(s_frag, factor_log2, tile_sum, store);
     }
     sum[t][0] += tile_sum[0];
     sum[t][1] += tile_sum[1];
@@ -111,18 +110,14 @@ struct OnlineSoftmax {
  private:
   // The weights of a tile, and what a thread's columns of each row add up to.
   template <int KEY_TILES, typename Store>
-  __device__ __forceinline__ void weigh(const float (&s_frag)[KEY_TILES][4], int t, float factor_log2,
-                                        float (&tile_sum)[2], Store store) const {
+  static __device__ __forceinline__ void weigh(const float (&s_frag)[KEY_TILES][4], float factor_log2,
+                                               float (&tile_sum)[2], Store store) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float shift_log2 = shift[t][2 * half] * factor_log2;
-      const auto weight = [&](float score) {
-        return ptx::exp2_approx(LESS_BASE ? score * factor_log2 : fmaf(score, factor_log2, shift_log2));
-      };
 #pragma unroll
       for (int key_tile = 0; key_tile < KEY_TILES; ++key_tile) {
-        const float low = weight(s_frag[key_tile][2 * half]);
-        const float high = weight(s_frag[key_tile][2 * half + 1]);
+        const float low = ptx::exp2_approx(s_frag[key_tile][2 * half] * factor_log2);
+        const float high = ptx::exp2_approx(s_frag[key_tile][2 * half + 1] * factor_log2);
         tile_sum[half] = key_tile == 0 ? low + high : tile_sum[half] + low + high;
         store(key_tile, half, low, high);
       }
@@ -143,9 +138,8 @@ struct OnlineSoftmax {
     tile_sum = quad_max(tile_sum);
     const bool is_first = shift[t][2 * half] == 0.0f && tile_max > -CUDART_INF_F;
     if (!is_first && !(tile_sum > TILE_SUM_MAX)) return 1.0f;
-    if constexpr (!LESS_BASE) tile_max += shift[t][2 * half];
 #pragma unroll
-    for (int key_tile = LESS_BASE ? 0 : KEY_TILES; key_tile < KEY_TILES; ++key_tile) {
+    for (int key_tile = 0; key_tile < KEY_TILES; ++key_tile) {
       s_frag[key_tile][2 * half] -= tile_max;
       s_frag[key_tile][2 * half + 1] -= tile_max;
     }

@@ -1,4 +1,5 @@
-// The softmax of lib/online_softmax.cuh for a warpgroup: two rows a thread, whose scores leave the tensor cores as they are.
+// The softmax of lib/online_softmax.cuh for a warpgroup: two rows a thread, whose scores leave the tensor cores as they are,
+// not less their base.
 //
 // How a score becomes a weight is a choice: by the special-function unit (MUFU.EX2), or a share of them by the units for FP32. For
 // head_dim 64 a tile has as many exponentials as the tensor cores have cycles for its products: 4 lanes of a warp are all that
@@ -68,7 +69,7 @@ struct MixedExponential {
 };
 
 template <typename ToWeight>
-struct WarpgroupSoftmax : OnlineSoftmax<1, false> {
+struct WarpgroupSoftmax : OnlineSoftmax<1> {
   // What the weights of this thread's columns of a tile may add up to: nothing is in bounds before a row has a key.
   float sum_max[2] = {-1.0f, -1.0f};
 

@@ -37,11 +37,11 @@ Mutant::new("shifts-merged", "the compiler may keep both copies of a shift in on
 Mutant::new("scores-half-moved", "odd columns keep their old base", D64)
 .edit(FILE, "s_frag[key_tile][2 * half + 1] -= tile_max;", ""),
 Mutant::new("weights-of-the-old-base", "weights are not worked out again for a new base", D64)
-.edit_nth(2, FILE, "weigh(s_frag, t, factor_log2, tile_sum, store);", ""),
+.edit_nth(2, FILE, "weigh(s_frag, factor_log2, tile_sum, store);", ""),
 Mutant::new("sum-of-even-columns", "odd columns are left out of the sum", D96)
 .edit(FILE, "tile_sum[half] + low + high;", "tile_sum[half] + low;"),
 Mutant::new("scale-lost", "weights are powers of the unscaled scores", D64)
-.edit(FILE, "LESS_BASE ? score * factor_log2 :", "LESS_BASE ? score :"),
+.edit(FILE, "s_frag[key_tile][2 * half] * factor_log2", "s_frag[key_tile][2 * half]"),
 Mutant::new("rescale-unscaled", "what was accumulated is rescaled by a power of the unscaled step", D64)
 .edit(FILE, "ptx::exp2_approx(-factor_log2 * tile_max)", "ptx::exp2_approx(-tile_max)"),
 Mutant::new("base-unscaled", "the exponent that weights are relative to is not scaled", D64)
