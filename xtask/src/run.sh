@@ -101,9 +101,9 @@ for candidate in "$(command -v compute-sanitizer)" /usr/local/cuda/bin/compute-s
     /usr/local/cuda/compute-sanitizer/compute-sanitizer /opt/cuda/bin/compute-sanitizer; do
     if [ -n "$candidate" ] && [ -x "$candidate" ]; then sanitizer="$candidate" && break; fi
 done
-# Known: racecheck does not see that one lane's arrival at an mbarrier comes after the whole warp's reads (__syncwarp), and reports the
-# queries' numbers in attention_backward_key_value_sm90a; synccheck reports the barrier that two roles of that kernel reach from
-# different places.
+# Known reports, of attention_backward_key_value_sm90a on an H100: racecheck names the queries' numbers, whose reads are followed by
+# __syncwarp and one lane's arrival at the mbarrier that the next store waits for; synccheck names the barrier of all computing threads,
+# which two roles reach from different places. The emulator finds both in order.
 for tool in memcheck racecheck initcheck synccheck; do
     for part in "${parts[@]}"; do
         name="$tool-$part"

@@ -14,7 +14,8 @@ use crate::timing::{Timer, Times};
 const TOKENS: usize = 16384;
 const COLUMNS: usize = 2048;
 
-/// Checks and times all of it, as lines of CSV: what, problem, median, p10 and p90 in ms, TFLOP/s or GB/s.
+/// Times all of it, as lines of CSV: what, problem, median, p10 and p90 in ms, TFLOP/s or GB/s. Attention is checked first; softmax and
+/// norms are timed only, on shapes that the differential tests have no part in.
 pub fn run(arguments: &Arguments, device: &Device, timer: Option<&Timer>) -> Result<()> {
     let Some(timer) = timer else { bail!("only a GPU has times: --device cuda:0") };
     let mut csv = String::from("operation,problem,median_ms,p10_ms,p90_ms,rate,unit\n");
