@@ -3,12 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::cpu::InstructionSet;
 use crate::error::{Error, Result};
 use crate::target::Target;
 
 /// A device, with the stream that its work is ordered on. Cloning it shares both.
 ///
-/// Its text form is `cpu`, `cuda:N`, `emulator:sm_80` or `emulator:sm_90a`, and [`str::parse`] reads it.
+/// Its text form is `cpu`, `cpu:avx2` (or another instruction set, see [`Device::cpu_with`]), `cuda:N`, `emulator:sm_80` or
+/// `emulator:sm_90a`, and [`str::parse`] reads it.
 ///
 /// ```
 /// let device: warpfold::Device = "cpu".parse()?;
@@ -22,14 +24,15 @@ pub struct Device {
 }
 
 /// The CPU device, for views that borrow host memory.
-pub(crate) static CPU: Device = Device { kind: Kind::Cpu, reason: None };
+pub(crate) static CPU: Device = Device { kind: Kind::Cpu(None), reason: None };
 
 /// Why [`Device::best`] chose what it chose.
 type Reason = std::sync::Arc<str>;
 
 #[derive(Clone)]
 pub(crate) enum Kind {
-    Cpu,
+    /// With the instruction set that was asked for; else the best one.
+    Cpu(Option<InstructionSet>),
     #[cfg(feature = "cuda")]
     Cuda(std::sync::Arc<crate::cuda::CudaDevice>),
     #[cfg(feature = "emulator")]
@@ -55,7 +58,7 @@ impl Stream {
     /// [`Error::Cuda`].
     pub fn synchronize(&self) -> Result<()> {
         match &self.device.kind {
-            Kind::Cpu => Ok(()),
+            Kind::Cpu(_) => Ok(()),
             #[cfg(feature = "cuda")]
             Kind::Cuda(cuda) => cuda.synchronize(),
             #[cfg(feature = "emulator")]
@@ -73,6 +76,40 @@ impl Device {
     /// The processor. Operations run on rayon's current thread pool.
     pub fn cpu() -> Device {
         CPU.clone()
+    }
+
+    /// The processor, limited to an instruction set: to compute what a lesser processor would, bit by bit. The names are
+    /// `portable`, which every processor has, and on x86-64 `avx2` (with FMA and F16C), `avx512` (F, BW, DQ, VL) and
+    /// `avx512_bf16`. [`Device::cpu`] takes the last of these that the processor has.
+    ///
+    /// ```
+    /// let device = warpfold::Device::cpu_with("portable")?;
+    /// assert_eq!(device.to_string(), "cpu:portable");
+    /// # Ok::<(), warpfold::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InstructionSet`] for a name that is none of these, or one that the processor does not have.
+    pub fn cpu_with(instruction_set: &str) -> Result<Device> {
+        match InstructionSet::named(instruction_set) {
+            Some(set) => Ok(Device::cpu_limited_to(set)),
+            None => Err(Error::InstructionSet {
+                name: instruction_set.to_string(),
+                available: InstructionSet::available().map(InstructionSet::name).collect::<Vec<_>>().join(", "),
+            }),
+        }
+    }
+
+    pub(crate) fn cpu_limited_to(set: InstructionSet) -> Device {
+        Device { kind: Kind::Cpu(Some(set)), reason: None }
+    }
+
+    /// What the processor's loops are compiled for.
+    pub(crate) fn instruction_set(&self) -> InstructionSet {
+        match self.kind {
+            Kind::Cpu(Some(set)) => set,
+            _ => InstructionSet::best(),
+        }
     }
 
     /// GPU number `ordinal`, on a stream of its own.
@@ -116,7 +153,7 @@ impl Device {
                 device.reason = Some(format!("{device} is usable").into());
                 device
             }
-            Err(error) => Device { kind: Kind::Cpu, reason: Some(format!("the CPU, because {error}").into()) },
+            Err(error) => Device { kind: Kind::Cpu(None), reason: Some(format!("the CPU, because {error}").into()) },
         }
     }
 
@@ -128,7 +165,7 @@ impl Device {
     /// What plans for this device may count on.
     pub fn target(&self) -> Target {
         match &self.kind {
-            Kind::Cpu => Target::Cpu,
+            Kind::Cpu(_) => Target::Cpu,
             #[cfg(feature = "cuda")]
             Kind::Cuda(cuda) => Target::Gpu(cuda.target()),
             #[cfg(feature = "emulator")]
@@ -150,7 +187,7 @@ impl Device {
 impl PartialEq for Device {
     fn eq(&self, other: &Device) -> bool {
         match (&self.kind, &other.kind) {
-            (Kind::Cpu, Kind::Cpu) => true,
+            (Kind::Cpu(_), Kind::Cpu(_)) => true,
             #[cfg(feature = "cuda")]
             (Kind::Cuda(a), Kind::Cuda(b)) => a.shares_context(b),
             #[cfg(feature = "emulator")]
@@ -164,7 +201,8 @@ impl PartialEq for Device {
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::Cpu => f.write_str("cpu"),
+            Kind::Cpu(None) => f.write_str("cpu"),
+            Kind::Cpu(Some(set)) => write!(f, "cpu:{}", set.name()),
             #[cfg(feature = "cuda")]
             Kind::Cuda(cuda) => write!(f, "cuda:{}", cuda.ordinal()),
             #[cfg(feature = "emulator")]
@@ -186,6 +224,7 @@ impl FromStr for Device {
         let unknown = || Error::DeviceName { name: name.to_string() };
         match name.split_once(':') {
             None if name == "cpu" => Ok(Device::cpu()),
+            Some(("cpu", instruction_set)) => Device::cpu_with(instruction_set),
             None if name == "best" => Ok(Device::best()),
             None if name == "cuda" => Device::cuda(0),
             Some(("cuda", ordinal)) => Device::cuda(ordinal.parse().map_err(|_| unknown())?),

@@ -263,10 +263,18 @@ pub enum Error {
         planned: String,
     },
     /// An unknown device name.
-    #[error("there is no device \"{name}\"; write cpu, cuda, cuda:N{}", if cfg!(feature = "emulator") { ", emulator:sm_80 or emulator:sm_90a" } else { " (emulator:sm_80 and emulator:sm_90a need the cargo feature `emulator`)" })]
+    #[error("there is no device \"{name}\"; write cpu, cpu:avx2 (or another instruction set), cuda, cuda:N{}", if cfg!(feature = "emulator") { ", emulator:sm_80 or emulator:sm_90a" } else { " (emulator:sm_80 and emulator:sm_90a need the cargo feature `emulator`)" })]
     DeviceName {
         /// The name given.
         name: String,
+    },
+    /// An instruction set that the processor does not have.
+    #[error("this processor has no instruction set \"{name}\"; it has {available}")]
+    InstructionSet {
+        /// The name given.
+        name: String,
+        /// The names of what it has.
+        available: String,
     },
     /// The crate was built without the cargo feature that the call needs.
     #[error("{what} needs the cargo feature `{feature}` of warpfold")]

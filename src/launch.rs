@@ -23,7 +23,7 @@ pub(crate) fn launch(
         Kind::Cuda(cuda) => cuda.launch(plan, reads, writes),
         #[cfg(feature = "emulator")]
         Kind::Emulator(emulator) => emulator.launch(plan, reads, writes),
-        Kind::Cpu => {
+        Kind::Cpu(_) => {
             let _ = (reads, writes);
             Err(Error::PlanMismatch {
                 what: "the device",
@@ -50,7 +50,7 @@ fn prepare(device: &Device, plan: &LaunchPlan) -> Result<()> {
         Kind::Cuda(cuda) => cuda.prepare(plan),
         #[cfg(feature = "emulator")]
         Kind::Emulator(_) => Ok(()),
-        Kind::Cpu => {
+        Kind::Cpu(_) => {
             let _ = plan;
             Ok(())
         }

@@ -238,7 +238,7 @@ impl AttentionBackwardPlan {
             &self.target,
             &device.target(),
         )?;
-        let scratch = crate::cpu::attention::backward_scratch_elements(&self.problem);
+        let scratch = crate::cpu::attention::backward_scratch_elements(&self.problem, rayon::current_num_threads());
         let delta = crate::Tensor::with_layout(
             device,
             DType::F32,
@@ -282,9 +282,15 @@ impl AttentionBackwardPlan {
         })?;
         gradients.check_devices(device, &operands, &saved)?;
         match &self.execution {
-            Execution::Cpu => {
-                crate::cpu::attention::backward(&self.problem, &operands, &saved, gradients, delta.view_mut(), slots)
-            }
+            Execution::Cpu => crate::cpu::attention::backward(
+                device.instruction_set(),
+                &self.problem,
+                &operands,
+                &saved,
+                gradients,
+                delta.view_mut(),
+                slots,
+            ),
             Execution::Launch(launches) => launches.run(device, &operands, &saved, &mut gradients, delta),
         }
     }

@@ -10,6 +10,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::launch::{check_devices, launch, workspace};
 use crate::plan::{Execution, LaunchPlan, check_planned, check_planned_tensor, check_target};
+use crate::rows::workspace_with;
 use crate::target::{GpuTarget, Target};
 use crate::tensor::{Dims, Layout, SeqLens, TensorMut, TensorRef, TensorSpec};
 use crate::variants::{Features, Tile};
@@ -113,7 +114,14 @@ impl AttentionPlan {
     /// [`crate::Error::PlanMismatch`] when the stream's device is not of the plan's target.
     pub fn workspace(&self, stream: &Stream) -> Result<Workspace> {
         check_target(self.launch(), &self.target, &stream.device().target())?;
-        workspace(self.launch().as_slice(), stream, crate::cpu::attention::scratch_elements(&self.problem))
+        let scratch = crate::cpu::attention::scratch_elements(&self.problem);
+        let workspace = workspace(self.launch().as_slice(), stream, scratch)?;
+        match self.launch() {
+            None => {
+                workspace_with(workspace, stream.device(), &[crate::cpu::attention::partial_elements(&self.problem)])
+            }
+            Some(_) => Ok(workspace),
+        }
     }
 
     /// Computes the forward pass into given tensors: allocates nothing and waits for nothing, so that a CUDA graph
@@ -146,7 +154,14 @@ impl AttentionPlan {
         let mut writes = [Some(&mut output), lse.as_mut()];
         check_devices(device, &FORWARD_READS, &reads, &["the output", "lse"], &writes)?;
         match &self.execution {
-            Execution::Cpu => crate::cpu::attention::forward(&self.problem, &operands, output, lse, workspace),
+            Execution::Cpu => crate::cpu::attention::forward(
+                device.instruction_set(),
+                &self.problem,
+                &operands,
+                output,
+                lse,
+                workspace,
+            ),
             Execution::Launch(plan) => launch(
                 device,
                 &plan.with_random_state(operands.dropout_seed, operands.dropout_offset),

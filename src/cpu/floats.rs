@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use crate::cpu::simd;
+use crate::cpu::simd::{self, InstructionSet};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::rows::Rows;
@@ -30,14 +30,47 @@ impl<'a> Floats<'a> {
         })
     }
 
-    /// Converts as many elements from `start` on as `out` has.
-    pub fn read(self, start: usize, out: &mut [f32]) {
+    pub fn len(self) -> usize {
         match self {
-            Floats::F32(values) => out.copy_from_slice(&values[start..][..out.len()]),
-            Floats::F16(values) => f16::widen(&values[start..][..out.len()], out),
-            Floats::BF16(values) => simd::widen_bf16(&values[start..][..out.len()], out),
+            Floats::F32(values) => values.len(),
+            Floats::F16(values) => values.len(),
+            Floats::BF16(values) => values.len(),
         }
     }
+
+    /// Some of the elements.
+    pub fn range(self, range: Range<usize>) -> Floats<'a> {
+        match self {
+            Floats::F32(values) => Floats::F32(&values[range]),
+            Floats::F16(values) => Floats::F16(&values[range]),
+            Floats::BF16(values) => Floats::BF16(&values[range]),
+        }
+    }
+
+    /// Converts as many elements from `start` on as `out` has.
+    pub fn read(self, set: InstructionSet, start: usize, out: &mut [f32]) {
+        simd::widen(set, self.range(start..start + out.len()), out);
+    }
+}
+
+/// Converts elements of a known type; both slices have one length.
+pub(super) fn widen<T: Float>(set: InstructionSet, values: &[T], out: &mut [f32]) {
+    let values = match T::DTYPE {
+        DType::F16 => Floats::F16(bytemuck::cast_slice(values)),
+        DType::BF16 => Floats::BF16(bytemuck::cast_slice(values)),
+        _ => Floats::F32(bytemuck::cast_slice(values)),
+    };
+    simd::widen(set, values, out);
+}
+
+/// Rounds to elements of a known type, to nearest, ties to even; both slices have one length.
+pub(super) fn narrow<T: Float>(set: InstructionSet, values: &[f32], out: &mut [T]) {
+    let out = match T::DTYPE {
+        DType::F16 => FloatsMut::F16(bytemuck::cast_slice_mut(out)),
+        DType::BF16 => FloatsMut::BF16(bytemuck::cast_slice_mut(out)),
+        _ => FloatsMut::F32(bytemuck::cast_slice_mut(out)),
+    };
+    simd::narrow(set, values, out);
 }
 
 /// Elements that are written.
@@ -48,40 +81,65 @@ pub(super) enum FloatsMut<'a> {
 }
 
 impl FloatsMut<'_> {
-    /// Converts all elements.
-    pub fn read(&self, out: &mut [f32]) {
+    /// The same elements, to be read.
+    fn as_floats(&self) -> Floats<'_> {
         match self {
-            FloatsMut::F32(values) => Floats::F32(values).read(0, out),
-            FloatsMut::F16(values) => Floats::F16(values).read(0, out),
-            FloatsMut::BF16(values) => Floats::BF16(values).read(0, out),
+            FloatsMut::F32(values) => Floats::F32(values),
+            FloatsMut::F16(values) => Floats::F16(values),
+            FloatsMut::BF16(values) => Floats::BF16(values),
         }
     }
 
-    /// Rounds `values` to nearest, ties to even, into all elements.
-    pub fn write(&mut self, values: &[f32]) {
+    /// Some of the elements.
+    pub fn range(&mut self, range: Range<usize>) -> FloatsMut<'_> {
         match self {
-            FloatsMut::F32(out) => out.copy_from_slice(values),
-            FloatsMut::F16(out) => f16::narrow(values, out),
-            FloatsMut::BF16(out) => simd::narrow_bf16(values, out),
+            FloatsMut::F32(values) => FloatsMut::F32(&mut values[range]),
+            FloatsMut::F16(values) => FloatsMut::F16(&mut values[range]),
+            FloatsMut::BF16(values) => FloatsMut::BF16(&mut values[range]),
         }
+    }
+
+    /// Sets some of the elements to one value.
+    pub fn fill(&mut self, range: Range<usize>, value: f32) {
+        match self.range(range) {
+            FloatsMut::F32(values) => values.fill(value),
+            FloatsMut::F16(values) => values.fill(f16::from_f32(value)),
+            FloatsMut::BF16(values) => values.fill(bf16::from_f32(value)),
+        }
+    }
+
+    /// Converts all elements.
+    pub fn read(&self, set: InstructionSet, out: &mut [f32]) {
+        simd::widen(set, self.as_floats(), out);
+    }
+
+    /// Rounds `values` to nearest, ties to even, into all elements.
+    pub fn write(&mut self, set: InstructionSet, values: &[f32]) {
+        simd::narrow(set, values, self.range(0..values.len()));
     }
 
     /// Lets `compute` leave f32 values: here if this is f32, else in scratch memory of as many elements, to be rounded. It
     /// finds there what this holds if `is_read`, and anything if not.
-    pub fn in_f32(&mut self, scratch: &mut [f32], is_read: bool, compute: impl FnOnce(&mut [f32])) {
+    pub fn in_f32(
+        &mut self,
+        set: InstructionSet,
+        scratch: &mut [f32],
+        is_read: bool,
+        compute: impl FnOnce(&mut [f32]),
+    ) {
         if let FloatsMut::F32(values) = self {
             return compute(values);
         }
         if is_read {
-            self.read(scratch);
+            self.read(set, scratch);
         }
         compute(scratch);
-        self.write(scratch);
+        self.write(set, scratch);
     }
 }
 
 /// Rounds values to what a type holds.
-pub(super) fn round(values: &mut [f32], dtype: DType) {
+pub(super) fn round(set: InstructionSet, values: &mut [f32], dtype: DType) {
     const CHUNK: usize = 64;
     let (mut f16s, mut bf16s) = ([f16::ZERO; CHUNK], [bf16::ZERO; CHUNK]);
     for chunk in values.chunks_mut(CHUNK) {
@@ -90,8 +148,8 @@ pub(super) fn round(values: &mut [f32], dtype: DType) {
             DType::BF16 => FloatsMut::BF16(&mut bf16s[..chunk.len()]),
             _ => return,
         };
-        rounded.write(chunk);
-        rounded.read(chunk);
+        rounded.write(set, chunk);
+        rounded.read(set, chunk);
     }
 }
 
@@ -112,30 +170,58 @@ impl<'a, const N: usize> InputRows<'a, N> {
         Ok(InputRows { values: Floats::of(given)?, rows, tensor, is_repeated })
     }
 
-    /// Converts some columns of a row.
-    pub fn read(&self, row: usize, columns: Range<usize>, out: &mut [f32]) {
+    /// Some columns of a row: as they are, or, if one element stands for all of them, in `scratch`, which has as many elements.
+    pub fn typed<'s>(
+        &self,
+        set: InstructionSet,
+        row: usize,
+        columns: Range<usize>,
+        scratch: &'s mut [f32],
+    ) -> Floats<'s>
+    where
+        'a: 's,
+    {
         let start = self.rows.start(self.tensor, row);
         if !self.is_repeated {
-            return self.values.read(start + columns.start, out);
+            return self.values.range(start + columns.start..start + columns.end);
         }
         let mut value = [0.0];
-        self.values.read(start, &mut value);
+        self.values.read(set, start, &mut value);
+        scratch.fill(value[0]);
+        Floats::F32(scratch)
+    }
+
+    /// Converts some columns of a row.
+    pub fn read(&self, set: InstructionSet, row: usize, columns: Range<usize>, out: &mut [f32]) {
+        let start = self.rows.start(self.tensor, row);
+        if !self.is_repeated {
+            return self.values.read(set, start + columns.start, out);
+        }
+        let mut value = [0.0];
+        self.values.read(set, start, &mut value);
         out.fill(value[0]);
     }
 
     /// Some columns of a row: as they are, or converted into `scratch`, which has as many elements.
-    pub fn row<'s>(&self, row: usize, columns: Range<usize>, scratch: &'s mut [f32]) -> &'s [f32]
+    pub fn row<'s>(&self, set: InstructionSet, row: usize, columns: Range<usize>, scratch: &'s mut [f32]) -> &'s [f32]
     where
         'a: 's,
     {
         match self.values {
             Floats::F32(values) if !self.is_repeated => &values[self.rows.start(self.tensor, row)..][columns],
             _ => {
-                self.read(row, columns, scratch);
+                self.read(set, row, columns, scratch);
                 scratch
             }
         }
     }
+}
+
+/// How to write an output of so many bytes.
+pub(super) fn store_of(bytes: usize) -> simd::Store {
+    /// About half of a last-level cache: more would not stay there anyway.
+    const CACHED_BYTES_MAX: usize = 16 << 20;
+    if bytes > CACHED_BYTES_MAX { simd::Store::Streamed } else { simd::Store::Cached }
 }
 
 #[cfg(test)]
@@ -181,20 +267,24 @@ pub(super) mod tests {
     }
 
     /// What the slices' conversions of `half` give, for every kind of value.
-    fn check_conversions<T: Float>(write: fn(&mut [T]) -> FloatsMut<'_>, read: fn(&[T]) -> Floats<'_>) {
+    fn check_conversions<T: Float>(
+        set: InstructionSet,
+        write: fn(&mut [T]) -> FloatsMut<'_>,
+        read: fn(&[T]) -> Floats<'_>,
+    ) {
         let kinds = [0.0, -0.0, 1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, f32::MAX, 1e-40, 65520.0, 3e-8];
         let ties = (0..1000).map(|step| f32::from_bits(0x3f80_0000 + step * 0x800));
         let values: Vec<f32> = kinds.into_iter().chain(ties).flat_map(|value| [value, -value]).collect();
         let (mut expected, mut out) = (vec![T::zeroed(); values.len()], vec![T::zeroed(); values.len()]);
         T::narrow(&values, &mut expected);
-        write(&mut out).write(&values);
+        write(&mut out).write(set, &values);
         let bits = |values: &[T]| bytemuck::cast_slice::<T, u8>(values).to_vec();
         assert_eq!(bits(&out), bits(&expected));
-        let (mut wide, mut expected_wide) = (values.clone(), values.clone());
-        T::widen(&expected, &mut expected_wide);
-        read(&out).read(0, &mut wide);
+        let mut wide = values.clone();
+        let expected_wide: Vec<f32> = expected.iter().map(|value| value.to_f32()).collect();
+        read(&out).read(set, 0, &mut wide);
         let mut rounded = values;
-        round(&mut rounded, T::DTYPE);
+        round(set, &mut rounded, T::DTYPE);
         for ((wide, rounded), expected) in wide.iter().zip(&rounded).zip(&expected_wide) {
             assert_eq!((wide.to_bits(), rounded.to_bits()), (expected.to_bits(), expected.to_bits()));
         }
@@ -202,12 +292,15 @@ pub(super) mod tests {
 
     #[test]
     fn conversions_are_those_of_half() {
-        check_conversions::<f32>(|out| FloatsMut::F32(out), |values| Floats::F32(values));
-        check_conversions::<f16>(|out| FloatsMut::F16(out), |values| Floats::F16(values));
-        check_conversions::<bf16>(|out| FloatsMut::BF16(out), |values| Floats::BF16(values));
+        for set in InstructionSet::all() {
+            check_conversions::<f32>(set, |out| FloatsMut::F32(out), |values| Floats::F32(values));
+            check_conversions::<f16>(set, |out| FloatsMut::F16(out), |values| Floats::F16(values));
+            check_conversions::<bf16>(set, |out| FloatsMut::BF16(out), |values| Floats::BF16(values));
+        }
     }
 
     fn check_rows<T: Float>() {
+        let set = InstructionSet::best();
         let wide: Vec<f32> = (0..24).map(|index| index as f32).collect();
         let tensor = tensor_of::<T>(&[2, 3, 4], &wide);
         let view = tensor.view().transpose(0, 1).unwrap();
@@ -217,8 +310,8 @@ pub(super) mod tests {
         let bias = InputRows::new(&rows, 1, &repeated).unwrap();
         for row in 0..6 {
             let start = row / 2 * 4 + row % 2 * 12;
-            assert_eq!(x.row(row, 1..3, &mut [f32::NAN; 2]), &wide[start + 1..start + 3]);
-            assert_eq!(bias.row(row, 1..4, &mut [f32::NAN; 3]), [wide[start + 1]; 3]);
+            assert_eq!(x.row(set, row, 1..3, &mut [f32::NAN; 2]), &wide[start + 1..start + 3]);
+            assert_eq!(bias.row(set, row, 1..4, &mut [f32::NAN; 3]), [wide[start + 1]; 3]);
         }
     }
 

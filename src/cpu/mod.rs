@@ -11,6 +11,8 @@ mod scratch;
 mod simd;
 pub(crate) mod softmax;
 
+pub(crate) use simd::InstructionSet;
+
 /// Calls `$function::<T>($arguments)` with the Rust type of a float [`crate::DType`]. Plans admit no other type.
 macro_rules! dispatch_float {
     ($dtype:expr, $function:ident ( $($argument:expr),* )) => {

@@ -1,9 +1,9 @@
 //! Layer norm and RMS norm on the CPU: rows in parallel, one row in f32 scratch at a time.
 
-use crate::cpu::floats::{Floats, FloatsMut, InputRows, round};
+use crate::cpu::floats::{Floats, FloatsMut, InputRows, round, store_of};
 use crate::cpu::row_tasks::{RowOutputs, RowParts};
 use crate::cpu::scratch::{scratch_total, split};
-use crate::cpu::simd::{self, Stats};
+use crate::cpu::simd::{self, InstructionSet, Stats};
 use crate::cpu::softmax::task_rows;
 use crate::device::CPU;
 use crate::error::{Error, Result};
@@ -31,6 +31,7 @@ pub(crate) fn scratch_elements(columns: usize) -> usize {
 }
 
 pub(crate) fn forward(
+    set: InstructionSet,
     problem: &NormProblem,
     inputs: &NormInputs<'_>,
     outputs: &mut NormOutputs<'_>,
@@ -39,6 +40,7 @@ pub(crate) fn forward(
     let NormProblem { rows, is_centered, weight_offset, eps, .. } = problem;
     workspace.check(scratch_elements(rows.columns))?;
     let forward = Forward {
+        set,
         problem,
         x: InputRows::new(rows, NormProblem::X, &inputs.x)?,
         residual: inputs.residual.map(|residual| InputRows::new(rows, NormProblem::RESIDUAL, &residual)).transpose()?,
@@ -48,6 +50,7 @@ pub(crate) fn forward(
     let bias = inputs.bias.as_ref().map(Floats::of).transpose()?;
 
     let NormOutputs { output, sum, mean, rstd } = outputs;
+    let store = store_of(rows.rows * rows.columns * output.dtype().size_bytes());
     let stats = [host_stats_mut(mean)?, host_stats_mut(rstd)?];
     let areas = areas(rows.columns);
     RowOutputs::of_tensors([Some(output), sum.as_mut()], stats)?.for_each_prepared_task(
@@ -56,9 +59,9 @@ pub(crate) fn forward(
         &mut workspace.slots,
         |slot| {
             let [_, _, weight_area, bias_area] = split(slot, areas);
-            prepare_weight(weight, *weight_offset, weight_area);
+            prepare_weight(set, weight, *weight_offset, weight_area);
             match bias {
-                Some(bias) => bias.read(0, bias_area),
+                Some(bias) => bias.read(set, 0, bias_area),
                 None => bias_area.fill(0.0),
             }
         },
@@ -66,12 +69,9 @@ pub(crate) fn forward(
             let [values, scratch, weight, bias] = split(slot, areas);
             for row in range {
                 let [y, sum] = writer.parts(row).tensors;
-                let mut stats = Stats { mean: 0.0, rstd: 0.0 };
-                y.expect("there is an output").in_f32(values, false, |values| {
-                    forward.add(row, values, scratch, sum);
-                    stats = stats_of(values, *is_centered, *eps);
-                    simd::normalize(values, &stats, weight, bias);
-                });
+                let s = forward.add(row, values, scratch, sum);
+                let stats = stats_of(set, s, *is_centered, *eps);
+                simd::normalize(set, s, y.expect("there is an output"), &stats, weight, bias, store);
                 writer.set_stat(0, row, stats.mean);
                 writer.set_stat(1, row, stats.rstd);
             }
@@ -82,6 +82,7 @@ pub(crate) fn forward(
 
 /// What is normalised.
 struct Forward<'a> {
+    set: InstructionSet,
     problem: &'a NormProblem,
     x: InputRows<'a, 4>,
     residual: Option<InputRows<'a, 4>>,
@@ -89,22 +90,32 @@ struct Forward<'a> {
 }
 
 impl Forward<'_> {
-    /// Leaves a row of s in `s`, and in the sum if there is one.
-    fn add(&self, row: usize, s: &mut [f32], scratch: &mut [f32], sum: Option<FloatsMut<'_>>) {
-        let columns = s.len();
-        self.x.read(row, 0..columns, s);
+    /// A row of s, which also goes to the sum if there is one: x as it is, or what was added to it in `values`.
+    fn add<'s>(
+        &'s self,
+        row: usize,
+        values: &'s mut [f32],
+        scratch: &mut [f32],
+        sum: Option<FloatsMut<'_>>,
+    ) -> Floats<'s> {
+        let (set, columns) = (self.set, values.len());
+        if self.mask.is_none() && self.residual.is_none() && sum.is_none() {
+            return self.x.typed(set, row, 0..columns, values);
+        }
+        self.x.read(set, row, 0..columns, values);
         if let Some(mask) = &self.mask {
-            mask.apply(row, s, scratch);
+            mask.apply(set, row, values, scratch);
         }
         if let Some(residual) = &self.residual {
-            simd::add(s, residual.row(row, 0..columns, &mut scratch[..columns]));
+            simd::add(set, values, residual.row(set, row, 0..columns, &mut scratch[..columns]));
         }
         if self.mask.is_some() || self.residual.is_some() {
-            round(s, self.problem.sum_dtype);
+            round(set, values, self.problem.sum_dtype);
         }
         if let Some(mut sum) = sum {
-            sum.write(s);
+            sum.write(set, values);
         }
+        Floats::F32(values)
     }
 }
 
@@ -122,6 +133,7 @@ fn part_rows(rows: usize) -> usize {
 }
 
 pub(crate) fn backward(
+    set: InstructionSet,
     problem: &NormBackwardProblem,
     inputs: &NormBackwardInputs<'_>,
     outputs: &mut NormGradientOutputs<'_>,
@@ -132,6 +144,7 @@ pub(crate) fn backward(
     workspace.check(scratch_elements(columns))?;
     let NormGradientOutputs { d_x, d_residual, d_weight, d_bias } = outputs;
     let task = Backward {
+        set,
         problem,
         d_y: InputRows::new(rows, NormBackwardProblem::D_Y, &inputs.d_y)?,
         s: InputRows::new(rows, NormBackwardProblem::SUM, &inputs.sum)?,
@@ -167,7 +180,7 @@ pub(crate) fn backward(
         slots,
         |slot| {
             let [_, _, weight_area, _] = split(slot, areas);
-            prepare_weight(weight, *weight_offset, weight_area);
+            prepare_weight(set, weight, *weight_offset, weight_area);
         },
         |slot, range, writer| {
             writer.parts(range.start).area.fill(0.0);
@@ -177,13 +190,14 @@ pub(crate) fn backward(
         },
     );
     for (kind, gradient) in [d_weight, d_bias].into_iter().flatten().enumerate() {
-        add_parts(sums, sums_len, kind * columns, gradient, slots)?;
+        add_parts(set, sums, sums_len, kind * columns, gradient, slots)?;
     }
     Ok(())
 }
 
 /// What the tasks of a backward pass share.
 struct Backward<'a> {
+    set: InstructionSet,
     problem: &'a NormBackwardProblem,
     d_y: InputRows<'a, 5>,
     /// What was normalised.
@@ -199,31 +213,29 @@ impl Backward<'_> {
     /// Computes a row of d_x and d_residual, and adds to the part's sums.
     fn row(&self, row: usize, [values, scratch, weight, s]: [&mut [f32]; 4], parts: RowParts<'_>) {
         let NormBackwardProblem { is_centered, eps, .. } = *self.problem;
-        let columns = values.len();
+        let (set, columns) = (self.set, values.len());
         let RowParts { tensors: [d_x, d_residual], area } = parts;
-        let s = self.s.row(row, 0..columns, s);
+        let s = self.s.row(set, row, 0..columns, s);
         let stats = match self.rstd {
             Some(rstd) => {
                 // Without centering, the mean is 0, whatever was given.
                 let mean = self.mean.filter(|_| is_centered).map_or(0.0, |mean| mean[row]);
                 Stats { mean, rstd: rstd[row] }
             }
-            None => stats_of(s, is_centered, eps),
+            None => stats_of(set, Floats::F32(s), is_centered, eps),
         };
-        d_x.expect("there is a gradient of x").in_f32(values, false, |values| {
-            self.d_y.read(row, 0..columns, values);
+        d_x.expect("there is a gradient of x").in_f32(set, values, false, |values| {
+            self.d_y.read(set, row, 0..columns, values);
             let (of_weight, of_bias) = area.split_at_mut(if self.has_d_weight { columns } else { 0 });
-            simd::add_weight_gradients(of_weight, s, values, &stats);
-            simd::add(of_bias, values);
-            simd::norm_gradients(s, values, weight, &stats, is_centered);
+            simd::norm_gradients(set, s, values, weight, &stats, is_centered, [of_weight, of_bias]);
             if let Some(d_sum) = &self.d_sum {
-                simd::add(values, d_sum.row(row, 0..columns, &mut scratch[..columns]));
+                simd::add(set, values, d_sum.row(set, row, 0..columns, &mut scratch[..columns]));
             }
             if let Some(mut d_residual) = d_residual {
-                d_residual.write(values);
+                d_residual.write(set, values);
             }
             if let Some(mask) = &self.mask {
-                mask.apply(row, values, scratch);
+                mask.apply(set, row, values, scratch);
             }
         });
     }
@@ -231,6 +243,7 @@ impl Backward<'_> {
 
 /// Adds up one kind of sums, in the order of the parts; in parallel over columns.
 fn add_parts(
+    set: InstructionSet,
     sums: &[f32],
     sums_len: usize,
     first: usize,
@@ -242,25 +255,27 @@ fn add_parts(
         let total = &mut slot[..columns.len()];
         total.fill(0.0);
         for part in sums.chunks(sums_len) {
-            simd::add(total, &part[first..][columns.clone()]);
+            simd::add(set, total, &part[first..][columns.clone()]);
         }
         let [gradient, _] = writer.parts(rows.start).tensors;
-        gradient.expect("there is a gradient").write(total);
+        gradient.expect("there is a gradient").write(set, total);
     });
     Ok(())
 }
 
 /// Mean and rstd of a row. Summing distances from the first element keeps the digits of rows with a large offset.
-fn stats_of(s: &[f32], is_centered: bool, eps: f32) -> Stats {
+fn stats_of(set: InstructionSet, s: Floats<'_>, is_centered: bool, eps: f32) -> Stats {
     let count = s.len() as f32;
-    let mean = if is_centered { s[0] + simd::central_sum(s, s[0], 1) / count } else { 0.0 };
-    Stats { mean, rstd: 1.0 / (simd::central_sum(s, mean, 2) / count + eps).sqrt() }
+    let mut first = [0.0];
+    s.read(set, 0, &mut first);
+    let mean = if is_centered { first[0] + simd::central_sum(set, s, first[0], 1) / count } else { 0.0 };
+    Stats { mean, rstd: 1.0 / (simd::central_sum(set, s, mean, 2) / count + eps).sqrt() }
 }
 
 /// What the columns are multiplied by; 1 without a weight.
-fn prepare_weight(weight: Option<Floats<'_>>, offset: f32, out: &mut [f32]) {
+fn prepare_weight(set: InstructionSet, weight: Option<Floats<'_>>, offset: f32, out: &mut [f32]) {
     let Some(weight) = weight else { return out.fill(1.0) };
-    weight.read(0, out);
+    weight.read(set, 0, out);
     out.iter_mut().for_each(|weight| *weight += offset);
 }
 
@@ -285,11 +300,11 @@ impl DropoutMask {
     }
 
     /// Drops or scales the values of a row. A dropped one becomes 0, whatever it was.
-    fn apply(&self, row: usize, values: &mut [f32], factors: &mut [f32]) {
+    fn apply(&self, set: InstructionSet, row: usize, values: &mut [f32], factors: &mut [f32]) {
         let Dropout { below, keep_scale } = self.dropout;
-        simd::keep_factors(self.key, [0, row as u32, 0, self.offset], below, keep_scale, factors);
+        simd::keep_factors(set, self.key, [0, row as u32, 0, self.offset], below, keep_scale, factors);
         let kept = &mut factors[..values.len()];
-        simd::multiply_nonzero(kept, values);
+        simd::multiply_nonzero(set, kept, values);
         values.copy_from_slice(kept);
     }
 }
@@ -322,7 +337,14 @@ mod tests {
         let groups = (0..columns.div_ceil(64)).flat_map(|group| {
             let mut kept = [0.0; 64];
             let key = [SEED as u32, (SEED >> 32) as u32];
-            simd::keep_factors(key, [16 * group as u32, row as u32, 0, offset], below, 1.0, &mut kept);
+            simd::keep_factors(
+                InstructionSet::best(),
+                key,
+                [16 * group as u32, row as u32, 0, offset],
+                below,
+                1.0,
+                &mut kept,
+            );
             kept.map(|kept| f64::from(kept) / (1.0 - probability))
         });
         groups.take(columns).collect()

@@ -13,10 +13,10 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::tensor::{Float, Layout, TensorMut};
 
-/// Where the tasks write: the rows of one or two tensors, each of a type of its own, up to two f32 values a row, and an f32
+/// Where the tasks write: the rows of up to three tensors, each of a type of its own, up to two f32 values a row, and an f32
 /// area a task.
 pub(crate) struct RowOutputs<'a> {
-    tensors: [Option<Rows<'a>>; 2],
+    tensors: [Option<Rows<'a>>; 3],
     per_row: [Option<&'a mut [f32]>; 2],
     areas: Areas<'a>,
     rows: usize,
@@ -68,7 +68,7 @@ struct Areas<'a> {
 impl<'a> RowOutputs<'a> {
     /// The rows of a tensor whose elements do not overlap; `values` starts at its first element.
     pub fn new<T: Float>(values: &'a mut [T], layout: &Layout, per_row: [Option<&'a mut [f32]>; 2]) -> RowOutputs<'a> {
-        RowOutputs::of_rows([Some(Rows::new(values, layout)), None], per_row)
+        RowOutputs::of_rows([Some(Rows::new(values, layout)), None, None], per_row)
     }
 
     /// The rows of float tensors that have equally many, of which either may be absent: a task writes the same rows of both.
@@ -78,10 +78,22 @@ impl<'a> RowOutputs<'a> {
     ) -> Result<RowOutputs<'a>> {
         let [first, second] =
             tensors.map(|tensor| tensor.map(|tensor| dispatch_float!(tensor.dtype(), rows_of(tensor))).transpose());
-        Ok(RowOutputs::of_rows([first?, second?], per_row))
+        Ok(RowOutputs::of_rows([first?, second?, None], per_row))
     }
 
-    fn of_rows(tensors: [Option<Rows<'a>>; 2], per_row: [Option<&'a mut [f32]>; 2]) -> RowOutputs<'a> {
+    /// The rows of float tensors, of which any may be absent, in `groups` equal parts: a task of [`RowOutputs::for_each_group`]
+    /// writes one part of each.
+    pub fn of_groups(tensors: [Option<&'a mut TensorMut<'_>>; 3], groups: usize) -> Result<RowOutputs<'a>> {
+        let [first, second, third] =
+            tensors.map(|tensor| tensor.map(|tensor| dispatch_float!(tensor.dtype(), rows_of(tensor))).transpose());
+        let tensors = [first?, second?, third?];
+        for tensor in tensors.iter().flatten() {
+            assert!(tensor.count().is_multiple_of(groups), "groups are equally large");
+        }
+        Ok(RowOutputs { tensors, per_row: [None, None], areas: Areas { values: &mut [], len: 0 }, rows: groups })
+    }
+
+    fn of_rows(tensors: [Option<Rows<'a>>; 3], per_row: [Option<&'a mut [f32]>; 2]) -> RowOutputs<'a> {
         let mut counts = tensors.iter().flatten().map(Rows::count);
         let rows = counts.next().unwrap_or(0);
         assert!(counts.all(|count| count == rows), "tensors that are written together have equally many rows");
@@ -134,6 +146,28 @@ impl<'a> RowOutputs<'a> {
         self.run(group_rows, task_size, slots, |_| (), task);
     }
 
+    /// Runs a task for each group of [`RowOutputs::of_groups`], with its number, one scratch slot a thread.
+    pub fn for_each_group<S: Send>(self, slots: &mut [S], task: impl Fn(&mut S, usize, &mut RowWriter<'_>) + Sync) {
+        let groups = self.rows;
+        let counts = self.tensors.each_ref().map(|tensor| tensor.as_ref().map_or(0, Rows::count) / groups);
+        let columns = self.tensors[0].as_ref().map_or(0, |tensor| tensor.columns);
+        let shared = Shared {
+            tensors: &self.tensors,
+            per_row: [None, None],
+            areas: self.areas.values.as_mut_ptr(),
+            area_len: 0,
+        };
+        run_tasks(
+            groups,
+            slots,
+            |_| (),
+            |slot, index| {
+                let rows = counts.map(|count| index * count..(index + 1) * count);
+                task(slot, index, &mut RowWriter { shared: &shared, index, rows, columns: 0..columns });
+            },
+        );
+    }
+
     fn run<S: Send>(
         mut self,
         group_rows: usize,
@@ -159,33 +193,48 @@ impl<'a> RowOutputs<'a> {
             areas: areas.as_mut_ptr(),
             area_len,
         };
-        let next = AtomicUsize::new(0);
-        slots.par_iter_mut().with_max_len(1).for_each(|slot| {
-            let mut is_prepared = false;
-            loop {
-                // Every index is taken once, and different indices are different rectangles.
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= tasks {
-                    return;
-                }
-                if !std::mem::replace(&mut is_prepared, true) {
-                    prepare(slot);
-                }
-                let (row_task, column_task) = (index / across, index % across);
-                let first = row_task % per_group * task_size[0];
-                let group = row_task / per_group * group_rows;
-                let rows = group + first..group + (first + task_size[0]).min(group_rows);
-                let left = column_task * task_size[1];
-                let tile = left..left.saturating_add(task_size[1]).min(columns);
-                let mut writer = RowWriter { shared: &shared, index, rows: rows.clone(), columns: tile.clone() };
-                task(slot, rows, tile, &mut writer);
-            }
+        run_tasks(tasks, slots, prepare, |slot, index| {
+            // Different indices are different rectangles.
+            let (row_task, column_task) = (index / across, index % across);
+            let first = row_task % per_group * task_size[0];
+            let group = row_task / per_group * group_rows;
+            let rows = group + first..group + (first + task_size[0]).min(group_rows);
+            let left = column_task * task_size[1];
+            let tile = left..left.saturating_add(task_size[1]).min(columns);
+            let of_tensors = [(); 3].map(|()| rows.clone());
+            let mut writer = RowWriter { shared: &shared, index, rows: of_tensors, columns: tile.clone() };
+            task(slot, rows, tile, &mut writer);
         });
     }
 }
 
+/// Runs tasks `0..tasks` in rayon's current pool, each once, in their order as far as threads are free; prepares each slot before
+/// its first task.
+fn run_tasks<S: Send>(
+    tasks: usize,
+    slots: &mut [S],
+    prepare: impl Fn(&mut S) + Sync,
+    task: impl Fn(&mut S, usize) + Sync,
+) {
+    let next = AtomicUsize::new(0);
+    slots.par_iter_mut().with_max_len(1).for_each(|slot| {
+        let mut is_prepared = false;
+        loop {
+            // Every index is taken once.
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= tasks {
+                return;
+            }
+            if !std::mem::replace(&mut is_prepared, true) {
+                prepare(slot);
+            }
+            task(slot, index);
+        }
+    });
+}
+
 struct Shared<'a> {
-    tensors: &'a [Option<Rows<'a>>; 2],
+    tensors: &'a [Option<Rows<'a>>; 3],
     per_row: [Option<*mut f32>; 2],
     areas: *mut f32,
     area_len: usize,
@@ -196,7 +245,8 @@ pub(crate) struct RowWriter<'a> {
     shared: &'a Shared<'a>,
     /// Of the task.
     index: usize,
-    rows: Range<usize>,
+    /// Of each tensor.
+    rows: [Range<usize>; 3],
     /// Of the first tensor.
     columns: Range<usize>,
 }
@@ -229,8 +279,14 @@ mod unsafe_rows {
         ///
         /// # Safety
         /// Of each tensor, the task has one such reference at a time.
-        unsafe fn elements<T: Float>(&self, rows: &Rows<'_>, columns: Range<usize>, row: usize) -> &'a mut [T] {
-            assert!(self.rows.contains(&row), "a task writes its own rows only");
+        unsafe fn elements<T: Float>(
+            &self,
+            tensor: usize,
+            rows: &Rows<'_>,
+            columns: Range<usize>,
+            row: usize,
+        ) -> &'a mut [T] {
+            assert!(self.rows[tensor].contains(&row), "a task writes its own rows only");
             assert_eq!(T::DTYPE, rows.dtype, "a row is seen as what it holds");
             let start = offset_of(&rows.leading, row) + columns.start;
             // SAFETY: `Rows::new` took the pointer from a slice of this type (no two types share a `DType`), and checked
@@ -246,14 +302,14 @@ mod unsafe_rows {
             Some((rows, if tensor == 0 { self.columns.clone() } else { 0..rows.columns }))
         }
 
-        /// As [`RowWriter::row`], of the first or second tensor; `None` if that is absent.
+        /// As [`RowWriter::row`], of any tensor; `None` if that is absent.
         pub fn row_of<T: Float>(&mut self, tensor: usize, row: usize) -> Option<&mut [T]> {
             let (rows, columns) = self.tensor(tensor)?;
             // SAFETY: the result borrows `self` exclusively.
-            Some(unsafe { self.elements(rows, columns, row) })
+            Some(unsafe { self.elements(tensor, rows, columns, row) })
         }
 
-        /// Row `row` of both tensors, of whatever float type, and the task's area.
+        /// Row `row` of the first two tensors, of whatever float type, and the task's area.
         pub fn parts(&mut self, row: usize) -> RowParts<'_> {
             let Shared { areas, area_len, .. } = *self.shared;
             let tensors = [0, 1].map(|tensor| {
@@ -261,9 +317,9 @@ mod unsafe_rows {
                 // SAFETY: the results borrow `self` exclusively, and different tensors are different exclusive borrows.
                 Some(unsafe {
                     match rows.dtype {
-                        DType::F32 => FloatsMut::F32(self.elements(rows, columns, row)),
-                        DType::F16 => FloatsMut::F16(self.elements(rows, columns, row)),
-                        _ => FloatsMut::BF16(self.elements(rows, columns, row)),
+                        DType::F32 => FloatsMut::F32(self.elements(tensor, rows, columns, row)),
+                        DType::F16 => FloatsMut::F16(self.elements(tensor, rows, columns, row)),
+                        _ => FloatsMut::BF16(self.elements(tensor, rows, columns, row)),
                     }
                 })
             });
@@ -275,7 +331,7 @@ mod unsafe_rows {
 
         /// Sets statistic `index` of row `row`, if it was asked for.
         pub fn set_stat(&mut self, index: usize, row: usize, value: f32) {
-            assert!(self.rows.contains(&row), "a task writes its own rows only");
+            assert!(self.rows[0].contains(&row), "a task writes its own rows only");
             if let Some(stat) = self.shared.per_row[index] {
                 // SAFETY: `RowOutputs::of_rows` checked that there is one value a row. `for_each_tile` refuses statistics,
                 // so that each row belongs to one task.
@@ -299,6 +355,7 @@ fn offset_of(leading: &Layout, row: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::simd::InstructionSet;
     use crate::device::Device;
     use crate::tensor::Tensor;
     use half::bf16;
@@ -344,7 +401,7 @@ mod tests {
             let [Some(mut narrow), Some(FloatsMut::BF16(wide))] = writer.parts(row).tensors else {
                 panic!("both are there")
             };
-            narrow.write(&[row as f32 + 0.5; 3]);
+            narrow.write(InstructionSet::best(), &[row as f32 + 0.5; 3]);
             wide.fill(bf16::from_f32(-(row as f32)));
         });
         let (narrow, values) = (narrow.to_vec::<f32>().unwrap(), wide.to_vec_f32().unwrap());

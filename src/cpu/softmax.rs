@@ -1,12 +1,11 @@
 //! Softmax on the CPU: rows in parallel, one row in f32 scratch at a time.
 
-use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
-use crate::cpu::floats::{FloatsMut, InputRows};
+use crate::cpu::floats::{Floats, FloatsMut, InputRows, store_of};
 use crate::cpu::row_tasks::RowOutputs;
 use crate::cpu::scratch::{scratch_total, split};
-use crate::cpu::simd;
+use crate::cpu::simd::{self, InstructionSet, Store};
 use crate::error::Result;
 use crate::rows::RowsOf;
 use crate::softmax::{SoftmaxBackwardProblem, SoftmaxInputs, SoftmaxProblem};
@@ -24,6 +23,7 @@ pub(crate) fn scratch_elements(columns: usize) -> usize {
 }
 
 pub(crate) fn forward(
+    set: InstructionSet,
     problem: &SoftmaxProblem,
     inputs: &SoftmaxInputs<'_>,
     y: &mut TensorMut<'_>,
@@ -32,10 +32,12 @@ pub(crate) fn forward(
     let rows = &problem.rows;
     workspace.check(scratch_elements(rows.columns))?;
     let forward = Forward {
+        set,
         problem,
         x: inputs.x.as_ref().map(|x| InputRows::new(rows, SoftmaxProblem::X, x)).transpose()?,
         bias: inputs.bias.as_ref().map(|bias| InputRows::new(rows, SoftmaxProblem::BIAS, bias)).transpose()?,
         mask: inputs.mask.as_ref().map(|mask| mask.host::<u8>()).transpose()?,
+        store: store_of(rows.rows * rows.columns * y.dtype().size_bytes()),
     };
     let outputs = RowOutputs::of_tensors([Some(y), None], [None, None])?;
     outputs.for_each_task(rows.rows, task_rows(rows.columns), &mut workspace.slots, |slot, range, writer| {
@@ -48,59 +50,64 @@ pub(crate) fn forward(
 }
 
 struct Forward<'a> {
+    set: InstructionSet,
     problem: &'a SoftmaxProblem,
     /// Absent where x is what the output holds.
     x: Option<InputRows<'a, 4>>,
     bias: Option<InputRows<'a, 4>>,
     mask: Option<&'a [u8]>,
+    store: Store,
 }
 
 impl Forward<'_> {
     /// Computes a row of y. Both areas of scratch memory have its length.
     fn row(&self, row: usize, [values, scratch]: [&mut [f32]; 2], mut y: FloatsMut<'_>) {
+        let Forward { set, problem: SoftmaxProblem { scale, is_log, .. }, store, .. } = *self;
         let [visible, gap] = self.visible(row);
-        y.in_f32(values, self.x.is_none(), |values| {
-            if let Some(x) = &self.x {
-                x.read(row, visible.clone(), &mut values[visible.clone()]);
+        let is_changed = self.bias.is_some() || self.mask.is_some() || !gap.is_empty();
+        let sum = match &self.x {
+            Some(x) if !is_changed => {
+                let x = x.typed(set, row, visible.clone(), &mut values[..visible.len()]);
+                simd::softmax(set, x, y.range(visible.clone()), scratch, *scale, *is_log, store)
             }
-            self.compute(row, values, scratch, [visible, gap]);
-        });
+            x => {
+                match x {
+                    Some(x) => x.read(set, row, visible.clone(), &mut values[visible.clone()]),
+                    None => y.read(set, values),
+                }
+                self.change(row, values, scratch, [visible.clone(), gap]);
+                let x = Floats::F32(&values[visible.clone()]);
+                simd::softmax(set, x, y.range(visible.clone()), scratch, 1.0, *is_log, store)
+            }
+        };
+        // A NaN that is seen is one in the whole row.
+        let nothing = if *is_log { f32::NEG_INFINITY } else { 0.0 };
+        let hidden = if sum.is_nan() { f32::NAN } else { nothing };
+        let columns = values.len();
+        y.fill(0..visible.start, hidden);
+        y.fill(visible.end..columns, hidden);
     }
 
-    /// Replaces a row of x by one of y. What x holds outside of what is visible does not matter.
-    fn compute(&self, row: usize, values: &mut [f32], scratch: &mut [f32], [visible, gap]: [Range<usize>; 2]) {
-        let SoftmaxProblem { rows, scale, is_log, .. } = self.problem;
+    /// Scales x, adds the bias and hides what the mask and the gap hide. What x holds outside of what is visible does not matter.
+    fn change(&self, row: usize, values: &mut [f32], scratch: &mut [f32], [visible, gap]: [Range<usize>; 2]) {
+        let set = self.set;
+        let SoftmaxProblem { rows, scale, .. } = self.problem;
         let s = &mut values[visible.clone()];
         if *scale != 1.0 {
-            simd::scale(s, *scale);
+            simd::scale(set, s, *scale);
         }
         if let Some(bias) = &self.bias {
-            simd::add(s, bias.row(row, visible.clone(), &mut scratch[..visible.len()]));
+            simd::add(set, s, bias.row(set, row, visible.clone(), &mut scratch[..visible.len()]));
         }
         if let Some(mask) = self.mask {
             let mask = &mask[rows.start(SoftmaxProblem::MASK, row)..];
             match rows.tensors[SoftmaxProblem::MASK] {
                 Some(RowsOf { column: 0, .. }) if mask[0] == 0 => s.fill(f32::NEG_INFINITY),
                 Some(RowsOf { column: 0, .. }) => {}
-                _ => simd::hide(s, &mask[visible.clone()]),
+                _ => simd::hide(set, s, &mask[visible.clone()]),
             }
         }
         values[gap].fill(f32::NEG_INFINITY);
-        let s = &mut values[visible.clone()];
-        let max = simd::max(s);
-        // A row of -inf must not compute -inf - -inf.
-        let base = if max == f32::NEG_INFINITY { 0.0 } else { max };
-        let sum = if *is_log { simd::exp_sum(s, base) } else { simd::exp2_sum(s, base, LOG2_E) };
-        let nothing = if *is_log { f32::NEG_INFINITY } else { 0.0 };
-        match sum {
-            0.0 => s.fill(nothing),
-            sum if *is_log => simd::log_softmax(s, base, sum.ln()),
-            sum => simd::scale(s, 1.0 / sum),
-        }
-        // A NaN that is seen is one in the whole row.
-        let hidden = if sum.is_nan() { f32::NAN } else { nothing };
-        values[..visible.start].fill(hidden);
-        values[visible.end..].fill(hidden);
     }
 
     /// The columns that a row sees by its position: all of a range, but for a gap in it.
@@ -116,6 +123,7 @@ impl Forward<'_> {
 
 /// Without d_y, it is what d_x holds.
 pub(crate) fn backward(
+    set: InstructionSet,
     problem: &SoftmaxBackwardProblem,
     y: TensorRef<'_>,
     d_y: Option<TensorRef<'_>>,
@@ -132,13 +140,13 @@ pub(crate) fn backward(
     outputs.for_each_task(rows.rows, task_rows(columns), &mut workspace.slots, |slot, range, writer| {
         let [values, scratch] = split(slot, [columns; 2]);
         for row in range {
-            let y = y.row(row, 0..columns, scratch);
+            let y = y.row(set, row, 0..columns, scratch);
             let [d_x, _] = writer.parts(row).tensors;
-            d_x.expect("there is an output").in_f32(values, d_y.is_none(), |d_x| {
+            d_x.expect("there is an output").in_f32(set, values, d_y.is_none(), |d_x| {
                 if let Some(d_y) = &d_y {
-                    d_y.read(row, 0..columns, d_x);
+                    d_y.read(set, row, 0..columns, d_x);
                 }
-                compute(y, d_x, *scale);
+                compute(set, y, d_x, *scale);
             });
         }
     });

@@ -284,7 +284,9 @@ impl NormBackwardPlan {
             check_devices(device, &read_names, &reads, &write_names, &writes)?;
         }
         match &self.execution {
-            Execution::Cpu => crate::cpu::norm::backward(&self.problem, inputs, &mut outputs, workspace),
+            Execution::Cpu => {
+                crate::cpu::norm::backward(device.instruction_set(), &self.problem, inputs, &mut outputs, workspace)
+            }
             Execution::Launch(launches) => self.launch(device, launches, inputs, &mut outputs, workspace),
         }
     }

@@ -225,7 +225,7 @@ impl NormPlan {
             check_devices(device, &read_names, &reads, &["the output", "the sum", "mean", "rstd"], &writes)?;
         }
         let Execution::Launch(plans) = &self.execution else {
-            return crate::cpu::norm::forward(&self.problem, inputs, &mut outputs, workspace);
+            return crate::cpu::norm::forward(device.instruction_set(), &self.problem, inputs, &mut outputs, workspace);
         };
         let NormOutputs { mut output, mut sum, mut mean, mut rstd } = outputs.reborrow();
         let [partials] = workspace.device_tensors()?;

@@ -171,7 +171,7 @@ impl SoftmaxBackwardPlan {
         let reads = [Some(y), d_y];
         check_devices(device, &["y", "d_y"], &reads, &["d_x"], &[Some(&mut d_x)])?;
         let Execution::Launch(plans) = &self.execution else {
-            return crate::cpu::softmax::backward(&self.problem, y, d_y, &mut d_x, workspace);
+            return crate::cpu::softmax::backward(device.instruction_set(), &self.problem, y, d_y, &mut d_x, workspace);
         };
         let [partials] = workspace.device_tensors()?;
         let mut partials = if_any(partials);

@@ -198,7 +198,7 @@ impl SoftmaxPlan {
         let reads = [inputs.x, inputs.bias, inputs.mask];
         check_devices(device, &["x", "bias", "mask"], &reads, &["the output"], &[Some(&mut y)])?;
         let Execution::Launch(plans) = &self.execution else {
-            return crate::cpu::softmax::forward(&self.problem, &inputs, &mut y, workspace);
+            return crate::cpu::softmax::forward(device.instruction_set(), &self.problem, &inputs, &mut y, workspace);
         };
         let [partials] = workspace.device_tensors()?;
         let mut partials = if_any(partials);

@@ -24,8 +24,6 @@ pub trait Element:
 /// A float type; arithmetic on it goes through f32.
 pub(crate) trait Float: Element {
     fn to_f32(self) -> f32;
-    /// Converts a slice; both have one length.
-    fn widen(values: &[Self], out: &mut [f32]);
     /// Converts a slice, rounding to nearest, ties to even; both have one length.
     fn narrow(values: &[f32], out: &mut [Self]);
 }
@@ -52,9 +50,6 @@ impl Float for f32 {
     fn to_f32(self) -> f32 {
         self
     }
-    fn widen(values: &[f32], out: &mut [f32]) {
-        out.copy_from_slice(values);
-    }
     fn narrow(values: &[f32], out: &mut [f32]) {
         out.copy_from_slice(values);
     }
@@ -65,9 +60,6 @@ impl Float for f16 {
     fn to_f32(self) -> f32 {
         f16::to_f32(self)
     }
-    fn widen(values: &[f16], out: &mut [f32]) {
-        values.convert_to_f32_slice(out);
-    }
     fn narrow(values: &[f32], out: &mut [f16]) {
         out.convert_from_f32_slice(values);
     }
@@ -77,9 +69,6 @@ impl Float for bf16 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         bf16::to_f32(self)
-    }
-    fn widen(values: &[bf16], out: &mut [f32]) {
-        values.convert_to_f32_slice(out);
     }
     fn narrow(values: &[f32], out: &mut [bf16]) {
         out.convert_from_f32_slice(values);

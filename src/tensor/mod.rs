@@ -81,7 +81,7 @@ impl Tensor {
     pub(crate) fn with_layout(device: &Device, dtype: DType, layout: Layout) -> Result<Tensor> {
         let size_bytes = layout.num_elements() * dtype.size_bytes();
         let storage = match device.kind() {
-            Kind::Cpu => Storage::Host(HostBuffer::zeroed(size_bytes)),
+            Kind::Cpu(_) => Storage::Host(HostBuffer::zeroed(size_bytes)),
             #[cfg(feature = "cuda")]
             Kind::Cuda(cuda) => Storage::Cuda(cuda.allocate(size_bytes)?),
             #[cfg(feature = "emulator")]

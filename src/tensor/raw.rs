@@ -19,7 +19,7 @@ impl<'a> TensorRef<'a> {
     pub unsafe fn from_raw(address: u64, dtype: DType, layout: Layout, device: &'a Device) -> Result<TensorRef<'a>> {
         let size_bytes = check_raw(address, dtype, &layout)?;
         let data = match device.kind() {
-            Kind::Cpu => Data::Host(match size_bytes {
+            Kind::Cpu(_) => Data::Host(match size_bytes {
                 0 => &[],
                 // SAFETY: the caller vouches for this range.
                 _ => unsafe { std::slice::from_raw_parts(address as *const u8, size_bytes) },
@@ -45,7 +45,7 @@ impl<'a> TensorMut<'a> {
     pub unsafe fn from_raw(address: u64, dtype: DType, layout: Layout, device: &'a Device) -> Result<TensorMut<'a>> {
         let size_bytes = check_raw(address, dtype, &layout)?;
         let data = match device.kind() {
-            Kind::Cpu => DataMut::Host(match size_bytes {
+            Kind::Cpu(_) => DataMut::Host(match size_bytes {
                 0 => &mut [],
                 // SAFETY: the caller vouches for this range, and that nothing else uses it.
                 _ => unsafe { std::slice::from_raw_parts_mut(address as *mut u8, size_bytes) },

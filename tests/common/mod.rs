@@ -13,15 +13,17 @@ use warpfold::{DType, Device, Layout, Result, Tensor, TensorMut, TensorRef};
 pub mod attention;
 pub mod rows;
 
-/// The devices that a test runs on: the one that WARPFOLD_TEST_DEVICE names, else the CPU, the emulator and the first
-/// GPU, each if it is there; says in one line what is skipped, and why.
+/// The devices that a test runs on: the one that WARPFOLD_TEST_DEVICE names, else the CPU with each instruction set, the
+/// emulator and the first GPU, each if it is there; says in one line what is skipped, and why.
 pub fn devices() -> Vec<Device> {
     if let Ok(name) = std::env::var("WARPFOLD_TEST_DEVICE") {
         return vec![name.parse().unwrap_or_else(|error| panic!("WARPFOLD_TEST_DEVICE={name}: {error}"))];
     }
-    let mut devices = vec![Device::cpu()];
-    for name in ["emulator:sm_80", "cuda:0"] {
+    let mut devices = Vec::new();
+    // The best instruction set is first, and that of `cpu`.
+    for name in ["cpu:avx512_bf16", "cpu:avx512", "cpu:avx2", "cpu:portable", "emulator:sm_80", "cuda:0"] {
         match name.parse() {
+            Ok(_) if devices.is_empty() => devices.push(Device::cpu()),
             Ok(device) => devices.push(device),
             Err(error) => skipped(name, error),
         }

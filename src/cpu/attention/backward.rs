@@ -1,70 +1,93 @@
-//! The backward pass. The scores are computed again from q and k, once by tasks that own blocks of keys (d_k and d_v) and once
-//! by tasks that own blocks of query rows (d_q), so that every result is a sum of one task in a fixed order.
+//! The backward pass. The scores are computed again from q and k, a block of queries by a tile of keys at a time.
 //!
 //! ```text
 //! delta = sum_c output d_output - d_lse        p = exp(s - lse)        m = dropout's factors
 //! d_v = (m p)^T d_output        d_s = p (m (d_output v^T) - delta)        d_c = d_s (1 - tanh^2) where scores are capped
 //! d_k = scale d_c^T q           d_q = scale d_c k           d_bias = d_s           d_sink = -sum exp(sink - lse) delta
 //! ```
+//!
+//! Where there are enough key heads for all threads, a task computes everything that belongs to one: five products a tile. Else
+//! tasks own tiles of keys (d_k and d_v), and then blocks of queries (d_q), which takes seven. Every result is a sum of one task
+//! in the same fixed order either way, with the same bits.
 
 use std::ops::Range;
 
 use crate::attention::{BackwardProblem, Gradients, Operands, Problem, Saved};
 use crate::cpu::attention::bias_gradient;
-use crate::cpu::attention::inputs::{HeadRows, Inputs, Place, RowsAt, Sequence, within};
-use crate::cpu::attention::scores::Tile;
-use crate::cpu::attention::{BLOCK_KV, BLOCK_Q, padded};
+use crate::cpu::attention::block::{Block, apply_options, block_elements, drop_weights, hide_by_position};
+use crate::cpu::attention::inputs::{HeadRows, Inputs, RowsAt, Sequence, within};
+use crate::cpu::attention::operand::{LeftTile, RightTile, tile_elements};
+use crate::cpu::attention::{BLOCK_KV, BLOCK_Q, PANEL_LANES, padded};
+use crate::cpu::dispatch_float;
+use crate::cpu::floats::{narrow, widen};
 use crate::cpu::row_tasks::{RowOutputs, RowWriter};
 use crate::cpu::scratch::{scratch_total, split};
-use crate::cpu::{dispatch_float, simd};
+use crate::cpu::simd::{self, Elements, InstructionSet, Left, Update};
 use crate::error::{Error, Result};
 use crate::tensor::{Float, Layout, TensorMut};
 
+/// The most elements of d_q that a thread sums up in scratch memory.
+const D_Q_ELEMENTS_MAX: usize = 1 << 22;
+/// Elements of a tile of scores, keys by queries.
+const TILE: usize = BLOCK_KV * BLOCK_Q;
+
 /// The areas of [`Scratch`], in its order.
-fn areas(problem: &BackwardProblem) -> [usize; 12] {
-    let Problem { head_dim, head_dim_v, softcap, .. } = problem.forward;
+fn areas(problem: &BackwardProblem) -> [usize; 15] {
+    let Problem { head_dim, head_dim_v, softcap, dropout, .. } = problem.forward;
     let (d, dv) = (padded(head_dim), padded(head_dim_v));
-    let tile = BLOCK_Q * BLOCK_KV;
+    let if_any = |is_needed: bool, elements: usize| if is_needed { elements } else { 0 };
     [
-        BLOCK_Q * d,
-        BLOCK_Q * dv,
-        BLOCK_KV * d,
-        head_dim * BLOCK_KV,
-        head_dim_v * BLOCK_KV,
-        tile,
-        tile,
-        if softcap.is_some() { tile } else { 0 },
-        BLOCK_Q.max(BLOCK_KV) * d,
-        BLOCK_KV * dv,
-        if problem.d_bias.is_some() { tile } else { 0 },
-        head_dim.max(head_dim_v),
+        block_elements(d),
+        block_elements(dv),
+        block_elements(d),
+        block_elements(dv),
+        tile_elements(d),
+        tile_elements(d),
+        tile_elements(dv),
+        TILE,
+        TILE,
+        if_any(softcap.is_some(), TILE),
+        if_any(dropout.is_some(), TILE),
+        tile_elements(d).max(block_elements(d)),
+        tile_elements(dv),
+        if_any(problem.d_bias.is_some(), TILE),
+        d.max(dv),
     ]
 }
 
-/// Scratch memory of one thread in f32; independent of the lengths.
-pub(crate) fn backward_scratch_elements(problem: &BackwardProblem) -> usize {
-    scratch_total(areas(problem))
+/// Elements of d_q that belong to one key head, if that is how they are summed up: `threads` are to be kept busy.
+fn d_q_elements(problem: &Problem, threads: usize) -> Option<usize> {
+    let elements = problem.group() * problem.q_rows() * padded(problem.head_dim);
+    let tasks = problem.batch * problem.heads_kv;
+    (!problem.is_packed && tasks >= threads && elements <= D_Q_ELEMENTS_MAX).then_some(elements)
+}
+
+/// Scratch memory of one of `threads` threads in f32.
+pub(crate) fn backward_scratch_elements(problem: &BackwardProblem, threads: usize) -> usize {
+    scratch_total(areas(problem)) + d_q_elements(&problem.forward, threads).unwrap_or(0)
 }
 
 /// The scratch areas of a task.
 pub(super) struct Scratch<'a> {
-    /// Scaled queries, `[BLOCK_Q, padded head_dim]`.
+    /// Queries and gradients of the output, transposed: `[head_dim, lanes]` a panel.
+    q_transposed: &'a mut [f32],
+    d_output_transposed: &'a mut [f32],
+    /// As rows, where they could not be read as they lie.
     q: &'a mut [f32],
-    /// `[BLOCK_Q, padded head_dim_v]`.
     d_output: &'a mut [f32],
-    /// Keys as rows, for d_q: `[BLOCK_KV, padded head_dim]`.
+    /// Keys, for products with queries and for d_q, and values, where they could not be read as they lie.
     k: &'a mut [f32],
-    /// `[head_dim, BLOCK_KV]`.
-    k_transposed: &'a mut [f32],
-    /// `[head_dim_v, BLOCK_KV]`.
-    v_transposed: &'a mut [f32],
-    /// Scores, then the weights that multiply v, `[BLOCK_Q, BLOCK_KV]`.
+    k_padded: &'a mut [f32],
+    v: &'a mut [f32],
+    /// Scores, then the weights that multiply v, `[BLOCK_KV, BLOCK_Q]`.
     weights: &'a mut [f32],
-    /// The gradients of the weights, then of the scores, `[BLOCK_Q, BLOCK_KV]`.
+    /// The gradients of the weights, then of the scores, `[BLOCK_KV, BLOCK_Q]`.
     pub d_scores: &'a mut [f32],
-    /// The derivatives of softcap, `[BLOCK_Q, BLOCK_KV]`; empty without.
+    /// The derivatives of softcap, `[BLOCK_KV, BLOCK_Q]`; empty without.
     derivatives: &'a mut [f32],
-    /// The sums of d_k or d_q, `[BLOCK_Q or BLOCK_KV, padded head_dim]`.
+    /// Dropout's factors, `[BLOCK_KV, BLOCK_Q]`; empty without.
+    kept: &'a mut [f32],
+    /// The sums of d_k or of a block of d_q.
     d_sums: &'a mut [f32],
     /// The sums of d_v, `[BLOCK_KV, padded head_dim_v]`.
     d_v_sums: &'a mut [f32],
@@ -72,37 +95,47 @@ pub(super) struct Scratch<'a> {
     pub d_bias_sums: &'a mut [f32],
     /// One row in f32.
     row: &'a mut [f32],
+    /// The sums of d_q of all queries of a key head, `[heads, q_rows, padded head_dim]`; empty if blocks of them are summed up.
+    d_q_sums: &'a mut [f32],
 }
 
 impl<'a> Scratch<'a> {
     pub fn new(slot: &'a mut [f32], problem: &BackwardProblem) -> Scratch<'a> {
+        let (areas_slot, d_q_sums) = slot.split_at_mut(scratch_total(areas(problem)));
         let [
+            q_transposed,
+            d_output_transposed,
             q,
             d_output,
             k,
-            k_transposed,
-            v_transposed,
+            k_padded,
+            v,
             weights,
             d_scores,
             derivatives,
+            kept,
             d_sums,
             d_v_sums,
             d_bias_sums,
             row,
-        ] = split(slot, areas(problem));
+        ] = split(areas_slot, areas(problem));
         Scratch {
+            q_transposed,
+            d_output_transposed,
             q,
             d_output,
             k,
-            k_transposed,
-            v_transposed,
+            k_padded,
+            v,
             weights,
             d_scores,
             derivatives,
+            kept,
             d_sums,
             d_v_sums,
             d_bias_sums,
             row,
+            d_q_sums,
         }
     }
 }
@@ -110,6 +143,7 @@ impl<'a> Scratch<'a> {
 /// Computes the gradients that have a place to go, on rayon's current pool. `delta` holds `sum output d_output - d_lse` of
 /// each row, of lse's shape, for this function to fill and use; `slots` are the scratch memory of the threads.
 pub(crate) fn backward(
+    set: InstructionSet,
     problem: &BackwardProblem,
     operands: &Operands<'_>,
     saved: &Saved<'_>,
@@ -117,7 +151,7 @@ pub(crate) fn backward(
     delta: TensorMut<'_>,
     slots: &mut [Vec<f32>],
 ) -> Result<()> {
-    let needed = backward_scratch_elements(problem);
+    let needed = backward_scratch_elements(problem, slots.len());
     if slots.is_empty() || slots.iter().any(|slot| slot.len() < needed) {
         return Err(Error::PlanMismatch {
             what: "the workspace",
@@ -125,10 +159,11 @@ pub(crate) fn backward(
             planned: format!("one area a thread of {needed} f32"),
         });
     }
-    dispatch_float!(problem.forward.dtype, backward_typed(problem, operands, saved, gradients, delta, slots))
+    dispatch_float!(problem.forward.dtype, backward_typed(set, problem, operands, saved, gradients, delta, slots))
 }
 
 fn backward_typed<T: Float>(
+    set: InstructionSet,
     problem: &BackwardProblem,
     operands: &Operands<'_>,
     saved: &Saved<'_>,
@@ -139,23 +174,31 @@ fn backward_typed<T: Float>(
     let forward = &problem.forward;
     let delta = delta.host_mut::<f32>()?;
     let d_output = HeadRows::new(&saved.d_output)?;
-    fill_delta::<T>(forward, saved, &d_output, delta, slots)?;
-    let backward =
-        Backward::<T> { problem, inputs: Inputs::new(forward, operands)?, d_output, lse: saved.lse.host()?, delta };
+    fill_delta::<T>(set, forward, saved, &d_output, delta, slots)?;
+    let inputs = Inputs::new(set, forward, operands)?;
+    let backward = Backward::<T> { problem, inputs, d_output, lse: saved.lse.host()?, delta };
 
     let Gradients { mut d_q, mut d_k, mut d_v, mut d_bias, mut d_sinks } = gradients;
-    if d_k.is_some() || d_v.is_some() {
-        let rows = RowOutputs::of_tensors([d_k.as_mut(), d_v.as_mut()], [None, None])?;
-        rows.for_each_task(forward.kv_rows(), BLOCK_KV, slots, |slot, range, writer| {
-            backward.key_value_rows(&mut Scratch::new(slot, problem), range, writer);
+    let has_keys = d_k.is_some() || d_v.is_some();
+    if has_keys && d_q.is_some() && d_q_elements(forward, slots.len()).is_some() {
+        let rows = RowOutputs::of_groups([d_k.as_mut(), d_v.as_mut(), d_q.as_mut()], forward.batch * forward.heads_kv)?;
+        rows.for_each_group(slots, |slot, group, writer| {
+            backward.head(&mut Scratch::new(slot, problem), group, writer);
         });
-    }
-    if let Some(d_q) = &mut d_q {
-        let layout = *d_q.layout();
-        let rows = RowOutputs::new(d_q.host_mut::<T>()?, &layout, [None, None]);
-        rows.for_each_task(forward.q_rows(), BLOCK_Q, slots, |slot, range, writer| {
-            backward.query_rows(&mut Scratch::new(slot, problem), range, writer);
-        });
+    } else {
+        if has_keys {
+            let rows = RowOutputs::of_tensors([d_k.as_mut(), d_v.as_mut()], [None, None])?;
+            rows.for_each_task(forward.kv_rows(), BLOCK_KV, slots, |slot, range, writer| {
+                backward.key_value_rows(&mut Scratch::new(slot, problem), range, writer);
+            });
+        }
+        if let Some(d_q) = &mut d_q {
+            let layout = *d_q.layout();
+            let rows = RowOutputs::new(d_q.host_mut::<T>()?, &layout, [None, None]);
+            rows.for_each_task(forward.q_rows(), BLOCK_Q, slots, |slot, range, writer| {
+                backward.query_rows(&mut Scratch::new(slot, problem), range, writer);
+            });
+        }
     }
     if let Some(d_bias) = &mut d_bias {
         bias_gradient::compute(&backward, d_bias, slots)?;
@@ -172,6 +215,7 @@ fn backward_typed<T: Float>(
 
 /// `delta = sum_c output d_output - d_lse` of every row.
 fn fill_delta<T: Float>(
+    set: InstructionSet,
     problem: &Problem,
     saved: &Saved<'_>,
     d_output: &HeadRows<'_, T>,
@@ -188,9 +232,9 @@ fn fill_delta<T: Float>(
         let [output_row, d_output_row] = split(slot, [dv; 2]);
         for row in range {
             let at = RowsAt::of_lse_row(problem, row);
-            T::widen(output.row(at, 0), output_row);
-            T::widen(d_output.row(at, 0), d_output_row);
-            writer.row(row)[0] = simd::dot(output_row, d_output_row) - d_lse.map_or(0.0, |d_lse| d_lse[row]);
+            widen(set, output.row(at, 0), output_row);
+            widen(set, d_output.row(at, 0), d_output_row);
+            writer.row(row)[0] = simd::dot(set, output_row, d_output_row) - d_lse.map_or(0.0, |d_lse| d_lse[row]);
         }
     });
     Ok(())
@@ -205,7 +249,35 @@ pub(super) struct Backward<'a, T> {
     delta: &'a [f32],
 }
 
+/// Which of the gradients of keys, values and queries a task sums up.
+#[derive(Clone, Copy)]
+struct Wanted {
+    d_k: bool,
+    d_v: bool,
+    d_q: bool,
+}
+
 impl<T: Float> Backward<'_, T> {
+    /// Computes everything that belongs to a key head of an entry; groups count over `[batch, heads_kv]`.
+    fn head(&self, scratch: &mut Scratch<'_>, group: usize, writer: &mut RowWriter<'_>) {
+        let problem = self.inputs.problem;
+        let (entry, kv_head) = (group / problem.heads_kv, group % problem.heads_kv);
+        let sequence = self.inputs.sequences_of(entry).next().expect("an entry that is not packed is one sequence");
+        let d = padded(problem.head_dim);
+        scratch.d_q_sums[..problem.group() * problem.q_rows() * d].fill(0.0);
+        for first in (0..problem.kv_rows()).step_by(BLOCK_KV) {
+            let keys = first..(first + BLOCK_KV).min(problem.kv_rows());
+            let wanted = Wanted { d_k: true, d_v: true, d_q: true };
+            self.key_value_block(scratch, &sequence, kv_head, &keys, wanted);
+            self.write_keys(scratch, group * problem.kv_rows() + first, keys.len(), writer);
+        }
+        let first_row = group * problem.group() * problem.q_rows();
+        for (index, sums) in scratch.d_q_sums.chunks_mut(d).enumerate().take(problem.group() * problem.q_rows()) {
+            let row = writer.row_of(2, first_row + index).expect("the task was made with d_q");
+            self.write_scaled(&mut sums[..problem.head_dim], row);
+        }
+    }
+
     /// Computes rows `range` of d_k and d_v, all of one key head; rows count over `[batch, heads_kv, kv_rows]`.
     fn key_value_rows(&self, scratch: &mut Scratch<'_>, range: Range<usize>, writer: &mut RowWriter<'_>) {
         let problem = self.inputs.problem;
@@ -223,58 +295,77 @@ impl<T: Float> Backward<'_, T> {
             if keys.is_empty() {
                 continue;
             }
-            let has = [0, 1].map(|tensor| writer.row_of::<T>(tensor, range.start).is_some());
-            self.key_value_block(scratch, &sequence, kv_head, &keys, has);
-            let (d, dv) = (padded(problem.head_dim), padded(problem.head_dim_v));
-            for index in 0..keys.len() {
-                let row = range.start - first + sequence.keys.start + keys.start + index;
-                if let Some(d_k) = writer.row_of(0, row) {
-                    T::narrow(&scratch.d_sums[index * d..][..problem.head_dim], d_k);
-                }
-                if let Some(d_v) = writer.row_of(1, row) {
-                    T::narrow(&scratch.d_v_sums[index * dv..][..problem.head_dim_v], d_v);
-                }
+            let [d_k, d_v] = [0, 1].map(|tensor| writer.row_of::<T>(tensor, range.start).is_some());
+            self.key_value_block(scratch, &sequence, kv_head, &keys, Wanted { d_k, d_v, d_q: false });
+            self.write_keys(scratch, range.start - first + sequence.keys.start + keys.start, keys.len(), writer);
+        }
+    }
+
+    /// Writes the sums of d_k and d_v that are wanted.
+    fn write_keys(&self, scratch: &mut Scratch<'_>, first_row: usize, count: usize, writer: &mut RowWriter<'_>) {
+        let problem = self.inputs.problem;
+        let (d, dv) = (padded(problem.head_dim), padded(problem.head_dim_v));
+        for index in 0..count {
+            if let Some(d_k) = writer.row_of(0, first_row + index) {
+                self.write_scaled(&mut scratch.d_sums[index * d..][..problem.head_dim], d_k);
+            }
+            if let Some(d_v) = writer.row_of::<T>(1, first_row + index) {
+                narrow(self.inputs.set, &scratch.d_v_sums[index * dv..][..problem.head_dim_v], d_v);
             }
         }
     }
 
-    /// Leaves the sums of d_k and d_v, as far as they are wanted, in scratch memory.
+    /// Multiplies a row of sums of d_k or d_q by the factor of the scores, and rounds it.
+    fn write_scaled(&self, sums: &mut [f32], row: &mut [T]) {
+        simd::scale(self.inputs.set, sums, self.inputs.problem.scale);
+        narrow(self.inputs.set, sums, row);
+    }
+
+    /// Leaves the sums of d_k and d_v in scratch memory, and adds to those of d_q, as far as they are wanted; d_k and d_q without
+    /// the factor of the scores.
     fn key_value_block(
         &self,
         scratch: &mut Scratch<'_>,
         sequence: &Sequence,
         kv_head: usize,
         keys: &Range<usize>,
-        [has_d_k, has_d_v]: [bool; 2],
+        wanted: Wanted,
     ) {
         let problem = self.inputs.problem;
         let (d, dv) = (padded(problem.head_dim), padded(problem.head_dim_v));
-        let keys_padded = keys.len().next_multiple_of(simd::TILE_ROWS);
-        scratch.d_sums[..keys_padded * d].fill(0.0);
-        scratch.d_v_sums[..keys_padded * dv].fill(0.0);
+        scratch.d_sums[..keys.len() * d].fill(0.0);
+        scratch.d_v_sums[..keys.len() * dv].fill(0.0);
         if sequence.queries.is_empty() {
             return;
         }
-        self.load_keys(scratch, sequence, kv_head, keys, &(0..sequence.queries.len()));
         for head in kv_head * problem.group()..(kv_head + 1) * problem.group() {
             let place = self.inputs.place(sequence, head);
             for queries in place.query_blocks(keys) {
-                self.load_queries(scratch, sequence, head, &queries);
-                let tile = Tile { queries: queries.clone(), keys: keys.clone() };
-                self.compute_tile(scratch, sequence, &place, &tile, has_d_k);
-                let rows = queries.len();
-                if has_d_v {
-                    let weights = simd::Matrix { values: scratch.weights, stride: BLOCK_KV };
-                    let d_output = simd::Matrix { values: scratch.d_output, stride: dv };
-                    let size = [keys_padded, dv, rows];
-                    simd::multiply_transposed_accumulate(weights, d_output, scratch.d_v_sums, dv, size);
+                let block = Block::of_head(sequence, kv_head, head, &queries);
+                let Some(rows) = self.compute_tile(scratch, &block, keys, wanted.d_k || wanted.d_q) else { continue };
+                let (set, count) = (self.inputs.set, block.count);
+                let at = sequence.queries_at(head, queries.start);
+                if wanted.d_v {
+                    let d_output =
+                        RightTile::new(set, Elements::F32, &self.d_output, at, &(0..count), scratch.d_output);
+                    let (weights, size) =
+                        (tile_rows(scratch.weights, rows.start), [rows.len(), d_output.columns, count]);
+                    let sums = &mut scratch.d_v_sums[rows.start * dv..];
+                    simd::product(set, Elements::F32, weights, d_output.rows_from(0), sums, dv, Update::Add, size);
                 }
-                if has_d_k {
-                    chain_softcap(scratch, rows);
-                    let d_scores = simd::Matrix { values: scratch.d_scores, stride: BLOCK_KV };
-                    let q = simd::Matrix { values: scratch.q, stride: d };
-                    let size = [keys_padded, d, rows];
-                    simd::multiply_transposed_accumulate(d_scores, q, scratch.d_sums, d, size);
+                if wanted.d_k || wanted.d_q {
+                    chain_softcap(set, scratch, &rows);
+                }
+                if wanted.d_k {
+                    let q = RightTile::new(set, Elements::F32, &self.inputs.q, at, &(0..count), scratch.q);
+                    let (d_scores, size) = (tile_rows(scratch.d_scores, rows.start), [rows.len(), q.columns, count]);
+                    let sums = &mut scratch.d_sums[rows.start * d..];
+                    simd::product(set, Elements::F32, d_scores, q.rows_from(0), sums, d, Update::Add, size);
+                }
+                if wanted.d_q {
+                    let first = (head - kv_head * problem.group()) * problem.q_rows() + queries.start;
+                    let Scratch { d_scores, k_padded, d_q_sums, .. } = scratch;
+                    self.add_d_q(&block, keys, &rows, d_scores, k_padded, &mut d_q_sums[first * d..]);
                 }
             }
         }
@@ -295,104 +386,132 @@ impl<T: Float> Backward<'_, T> {
             if queries.is_empty() {
                 continue;
             }
-            self.query_block(scratch, &sequence, &self.inputs.place(&sequence, head), &queries);
+            self.query_block(scratch, &Block::of_head(&sequence, self.inputs.kv_head(head), head, &queries));
             for index in 0..queries.len() {
                 let row = range.start - first + sequence.queries.start + queries.start + index;
-                let sums = &mut scratch.d_sums[index * d..][..problem.head_dim];
-                simd::scale(sums, problem.scale);
-                T::narrow(sums, writer.row(row));
+                self.write_scaled(&mut scratch.d_sums[index * d..][..problem.head_dim], writer.row(row));
             }
         }
     }
 
     /// Leaves the sums of d_q, without the factor of the scores, in scratch memory.
-    fn query_block(&self, scratch: &mut Scratch<'_>, sequence: &Sequence, place: &Place, queries: &Range<usize>) {
-        let d = padded(self.inputs.problem.head_dim);
-        let kv_head = self.inputs.kv_head(place.head);
-        let rows_padded = queries.len().next_multiple_of(simd::TILE_ROWS);
-        scratch.d_sums[..rows_padded * d].fill(0.0);
-        self.load_queries(scratch, sequence, place.head, queries);
-        for first in place.key_tiles(queries) {
-            let tile = Tile { queries: queries.clone(), keys: first..(first + BLOCK_KV).min(place.len_kv) };
-            self.load_keys(scratch, sequence, kv_head, &tile.keys, queries);
-            let visible = place.visible_columns(queries, first);
-            self.inputs.k.load_visible(sequence.keys_at(kv_head, first), &visible, scratch.k, d);
-            self.compute_tile(scratch, sequence, place, &tile, true);
-            chain_softcap(scratch, queries.len());
-            let d_scores = simd::Matrix { values: scratch.d_scores, stride: BLOCK_KV };
-            let k = simd::Matrix { values: scratch.k, stride: d };
-            simd::multiply_accumulate(d_scores, k, scratch.d_sums, d, [rows_padded, d, BLOCK_KV]);
+    fn query_block(&self, scratch: &mut Scratch<'_>, block: &Block) {
+        let place = self.inputs.place(&block.sequence, block.first.0);
+        scratch.d_sums[..block.count * padded(self.inputs.problem.head_dim)].fill(0.0);
+        for first in place.key_tiles(&block.queries(&(0..block.count)), &(0..place.len_kv)) {
+            let keys = first..(first + BLOCK_KV).min(place.len_kv);
+            let Some(rows) = self.compute_tile(scratch, block, &keys, true) else { continue };
+            chain_softcap(self.inputs.set, scratch, &rows);
+            let Scratch { d_scores, k_padded, d_sums, .. } = scratch;
+            self.add_d_q(block, &keys, &rows, d_scores, k_padded, d_sums);
         }
     }
 
-    /// Loads keys and values, transposed. Those that none of the queries sees become 0, and so do the other columns.
-    pub fn load_keys(
+    /// Adds the part of a tile of keys to a block's d_q. `rows` are those of the tile that the block sees.
+    fn add_d_q(
         &self,
-        scratch: &mut Scratch<'_>,
-        sequence: &Sequence,
-        kv_head: usize,
+        block: &Block,
         keys: &Range<usize>,
-        queries: &Range<usize>,
+        rows: &Range<usize>,
+        d_scores: &[f32],
+        k_padded: &mut [f32],
+        sums: &mut [f32],
     ) {
-        let at = sequence.keys_at(kv_head, keys.start);
-        let place = self.inputs.place(sequence, kv_head * self.inputs.problem.group());
-        let visible = place.visible_columns(queries, keys.start);
-        let visible = visible.map(|columns| columns.start.min(keys.len())..columns.end.min(keys.len()));
-        self.inputs.k.load_transposed(at, &visible, scratch.k_transposed, scratch.row);
-        self.inputs.v.load_transposed(at, &visible, scratch.v_transposed, scratch.row);
+        let Inputs { set, problem, k, .. } = &self.inputs;
+        let at = block.sequence.keys_at(block.kv_head, keys.start);
+        let k = RightTile::new(*set, Elements::F32, k, at, rows, k_padded);
+        let d_scores = Left { values: d_scores, row_stride: 1, depth_stride: BLOCK_Q }.from(rows.start * BLOCK_Q);
+        let (d, size) = (padded(problem.head_dim), [block.count, k.columns, rows.len()]);
+        simd::product(*set, Elements::F32, d_scores, k.rows_from(rows.start), sums, d, Update::Add, size);
     }
 
-    /// Loads a block of queries, scaled, and their gradients of the output.
-    pub fn load_queries(&self, scratch: &mut Scratch<'_>, sequence: &Sequence, head: usize, queries: &Range<usize>) {
-        let problem = self.inputs.problem;
-        let (d, dv) = (padded(problem.head_dim), padded(problem.head_dim_v));
-        let at = sequence.queries_at(head, queries.start);
-        let rows_padded = queries.len().next_multiple_of(simd::TILE_ROWS);
-        self.inputs.q.load(at, queries.len(), problem.scale, &mut scratch.q[..rows_padded * d], d);
-        self.d_output.load(at, queries.len(), 1.0, &mut scratch.d_output[..rows_padded * dv], dv);
-    }
-
-    /// From the loaded queries and keys, computes the weights that multiply v and, if they are wanted, the gradients of the
-    /// scores that the softmax takes.
+    /// Computes the weights that multiply v and, if they are wanted, the gradients of the scores that the softmax takes, of a
+    /// block's queries and some keys. Returns the rows of the tile, a row a key, from the first to the last that any query
+    /// sees: the others are not computed.
     pub fn compute_tile(
         &self,
         scratch: &mut Scratch<'_>,
-        sequence: &Sequence,
-        place: &Place,
-        tile: &Tile,
+        block: &Block,
+        keys: &Range<usize>,
         has_d_scores: bool,
-    ) {
-        let problem = self.inputs.problem;
-        let (d, dv) = (padded(problem.head_dim), padded(problem.head_dim_v));
-        let rows_padded = tile.queries.len().next_multiple_of(simd::TILE_ROWS);
-        scratch.weights[..rows_padded * BLOCK_KV].fill(0.0);
-        let q = simd::Matrix { values: scratch.q, stride: d };
-        let k = simd::Matrix { values: scratch.k_transposed, stride: BLOCK_KV };
-        simd::multiply_accumulate(q, k, scratch.weights, BLOCK_KV, [rows_padded, BLOCK_KV, problem.head_dim]);
-        self.inputs.scoring.apply(place, tile, scratch.weights, scratch.derivatives);
-
-        scratch.d_scores[..rows_padded * BLOCK_KV].fill(0.0);
-        if has_d_scores {
-            let d_output = simd::Matrix { values: scratch.d_output, stride: dv };
-            let v = simd::Matrix { values: scratch.v_transposed, stride: BLOCK_KV };
-            let size = [rows_padded, BLOCK_KV, problem.head_dim_v];
-            simd::multiply_accumulate(d_output, v, scratch.d_scores, BLOCK_KV, size);
+    ) -> Option<Range<usize>> {
+        let Inputs { set, problem, scoring, .. } = &self.inputs;
+        let set = *set;
+        let place = self.inputs.place(&block.sequence, block.first.0);
+        let seen = |queries: &Range<usize>| {
+            let rows = place.rows_of_tile(queries, keys.start);
+            rows.start.min(keys.len())..rows.end.min(keys.len())
+        };
+        let rows = seen(&block.queries(&(0..block.count)));
+        if rows.is_empty() {
+            return None;
         }
-        let first_row = sequence.queries_at(place.head, tile.queries.start).lse_row(problem);
-        let mut factors = [1.0; BLOCK_KV];
-        for (r, query) in tile.queries.clone().enumerate() {
-            let weights = &mut scratch.weights[r * BLOCK_KV..][..BLOCK_KV];
-            let d_scores = &mut scratch.d_scores[r * BLOCK_KV..][..BLOCK_KV];
-            let (lse, delta) = (self.lse[first_row + r], self.delta[first_row + r]);
-            if lse == f32::NEG_INFINITY {
-                // The row has no weights, and nothing to divide by.
-                weights.fill(0.0);
-                d_scores.fill(0.0);
+        let at = block.sequence.keys_at(block.kv_head, keys.start);
+        block.load_transposed(set, Elements::F32, &self.inputs.q, scratch.q_transposed, scratch.row);
+        let k = LeftTile::new(set, Elements::F32, &self.inputs.k, at, &rows, scratch.k);
+        let v = has_d_scores.then(|| {
+            block.load_transposed(set, Elements::F32, &self.d_output, scratch.d_output_transposed, scratch.row);
+            LeftTile::new(set, Elements::F32, &self.inputs.v, at, &rows, scratch.v)
+        });
+        let first_row = block.sequence.queries_at(block.first.0, block.first.1).lse_row(problem);
+        for panel in block.panels(set) {
+            let seen = seen(&block.queries(&panel.rows));
+            // What other panels of the block see has no weight here.
+            for row in rows.clone().filter(|row| !seen.contains(row)) {
+                let lanes = row * BLOCK_Q + panel.rows.start..row * BLOCK_Q + panel.rows.end;
+                scratch.weights[lanes.clone()].fill(0.0);
+                scratch.d_scores[lanes].fill(0.0);
+            }
+            if seen.is_empty() {
                 continue;
             }
-            self.inputs.scoring.dropout_factors(place, query, tile.keys.start, &mut factors);
-            simd::score_gradients(weights, d_scores, &factors, lse, delta);
+            let keys = keys.start + seen.start..keys.start + seen.end;
+            let corner = seen.start * BLOCK_Q + panel.rows.start;
+            let size = [seen.len(), panel.width];
+            let weights = &mut scratch.weights[corner..];
+            let d_scores = &mut scratch.d_scores[corner..];
+            let products = |a: &LeftTile<'_>, b: &[f32], columns: usize, c: &mut [f32]| {
+                let b = panel.transposed(Elements::F32, b, columns);
+                let size = [size[0], size[1], columns];
+                simd::product(set, Elements::F32, a.rows_from(seen.start), b, c, BLOCK_Q, Update::Set, size);
+            };
+            products(&k, scratch.q_transposed, problem.head_dim, weights);
+            match &v {
+                Some(v) => products(v, scratch.d_output_transposed, problem.head_dim_v, d_scores),
+                None => d_scores.chunks_mut(BLOCK_Q).take(seen.len()).for_each(|row| row[..panel.width].fill(0.0)),
+            }
+            let mut factor = problem.scale;
+            if scoring.has_options() {
+                factor = 1.0;
+                for row in weights.chunks_mut(BLOCK_Q).take(seen.len()) {
+                    simd::scale(set, &mut row[..panel.width], problem.scale);
+                }
+                let derivatives = match scratch.derivatives.is_empty() {
+                    true => &mut [],
+                    false => &mut scratch.derivatives[corner..],
+                };
+                apply_options(scoring, &place, block, &panel, &keys, weights, BLOCK_Q, derivatives);
+            }
+            hide_by_position(set, &place, block, &panel, &keys, weights, BLOCK_Q);
+            let kept = match scoring.has_dropout() {
+                true => {
+                    let kept = &mut scratch.kept[corner..];
+                    drop_weights(scoring, &place, block, &panel, &keys, kept, BLOCK_Q, |kept, factor| *kept = factor);
+                    &*kept
+                }
+                false => &[],
+            };
+            let (mut base, mut delta) = ([f32::INFINITY; PANEL_LANES], [0.0; PANEL_LANES]);
+            for (lane, row) in panel.rows.clone().enumerate() {
+                let lse = self.lse[first_row + row];
+                // A row without weights has no lse to subtract.
+                base[lane] = if lse == f32::NEG_INFINITY { f32::INFINITY } else { lse };
+                delta[lane] = self.delta[first_row + row];
+            }
+            let size = [panel.width, BLOCK_Q, seen.len()];
+            simd::gradient_panel(set, [weights, d_scores], kept, size, factor, [&base, &delta]);
         }
+        Some(rows)
     }
 
     /// `-sum exp(sink - lse) delta` over the rows of a head.
@@ -414,9 +533,15 @@ impl<T: Float> Backward<'_, T> {
     }
 }
 
-/// From the gradients of capped scores to those of the scores before.
-fn chain_softcap(scratch: &mut Scratch<'_>, rows: usize) {
+/// The rows of a tile of scores from one on, a row a key, for sums over queries.
+fn tile_rows(values: &[f32], first: usize) -> Left<'_> {
+    Left { values, row_stride: BLOCK_Q, depth_stride: 1 }.from(first * BLOCK_Q)
+}
+
+/// From the gradients of capped scores to those of the scores before, in some rows of a tile.
+fn chain_softcap(set: InstructionSet, scratch: &mut Scratch<'_>, rows: &Range<usize>) {
     if !scratch.derivatives.is_empty() {
-        simd::multiply_nonzero(&mut scratch.d_scores[..rows * BLOCK_KV], &scratch.derivatives[..rows * BLOCK_KV]);
+        let all = rows.start * BLOCK_Q..rows.end * BLOCK_Q;
+        simd::multiply_nonzero(set, &mut scratch.d_scores[all.clone()], &scratch.derivatives[all]);
     }
 }

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use crate::cpu::attention::backward::{Backward, Scratch};
+use crate::cpu::attention::block::Block;
 use crate::cpu::attention::inputs::Sequence;
-use crate::cpu::attention::scores::Tile;
 use crate::cpu::attention::{BLOCK_KV, BLOCK_Q};
+use crate::cpu::floats::narrow;
 use crate::cpu::row_tasks::RowOutputs;
-use crate::cpu::simd;
 use crate::error::Result;
 use crate::tensor::{Float, TensorMut};
 
@@ -32,7 +32,11 @@ pub(super) fn compute<T: Float>(
         };
         task.sum(backward, &mut scratch);
         for (index, row) in rows.enumerate() {
-            T::narrow(&scratch.d_bias_sums[index * BLOCK_KV..][..task.keys.len()], writer.row(row));
+            narrow(
+                backward.inputs.set,
+                &scratch.d_bias_sums[index * BLOCK_KV..][..task.keys.len()],
+                writer.row::<T>(row),
+            );
         }
     });
     Ok(())
@@ -60,13 +64,7 @@ impl Task {
             if keys.is_empty() || sequence.queries.is_empty() {
                 continue;
             }
-            let mut loaded = None;
             for head in self.head.map_or(0..inputs.problem.heads_q, |head| head..head + 1) {
-                if loaded != Some(inputs.kv_head(head)) {
-                    loaded = Some(inputs.kv_head(head));
-                    let queries = 0..sequence.queries.len();
-                    backward.load_keys(scratch, &sequence, inputs.kv_head(head), &keys, &queries);
-                }
                 self.sum_head(backward, scratch, &sequence, head, &keys);
             }
         }
@@ -89,13 +87,13 @@ impl Task {
             if queries.is_empty() {
                 continue;
             }
-            backward.load_queries(scratch, sequence, head, &queries);
-            let tile = Tile { queries: queries.clone(), keys: keys.clone() };
-            backward.compute_tile(scratch, sequence, &place, &tile, true);
-            for (r, query) in queries.enumerate() {
+            let block = Block::of_head(sequence, backward.inputs.kv_head(head), head, &queries);
+            let Some(rows) = backward.compute_tile(scratch, &block, keys, true) else { continue };
+            for (lane, query) in queries.enumerate() {
                 let row = self.queries.as_ref().map_or(0, |own| query - own.start);
-                let d_scores = &scratch.d_scores[r * BLOCK_KV..][..BLOCK_KV];
-                simd::add(&mut scratch.d_bias_sums[row * BLOCK_KV..][..BLOCK_KV], d_scores);
+                let sums = &mut scratch.d_bias_sums[row * BLOCK_KV..][..BLOCK_KV];
+                let d_scores = scratch.d_scores[rows.start * BLOCK_Q + lane..].iter().step_by(BLOCK_Q);
+                sums[rows.clone()].iter_mut().zip(d_scores).for_each(|(sum, d_score)| *sum += d_score);
             }
         }
     }

@@ -1,32 +1,43 @@
-//! The forward pass: a task owns a block of query rows of one head and walks the keys in tiles with an online softmax.
+//! The forward pass: a task owns a block of query rows that read one key head and walks the keys in tiles with an online softmax.
 
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 use crate::attention::{Operands, Problem};
-use crate::cpu::attention::inputs::{Inputs, Place, Sequence, within};
-use crate::cpu::attention::scores::Tile;
-use crate::cpu::attention::{BLOCK_KV, BLOCK_Q, padded};
+use crate::cpu::attention::block::{Block, Panel, apply_options, block_elements, drop_weights, hide_by_position};
+use crate::cpu::attention::inputs::{Inputs, within};
+use crate::cpu::attention::operand::{LeftTile, RightTile, depth, elements, tile_elements};
+use crate::cpu::attention::{BLOCK_KV, BLOCK_Q, PANEL_LANES, RANGE_KV, padded};
+use crate::cpu::dispatch_float;
+use crate::cpu::floats::narrow;
 use crate::cpu::row_tasks::{RowOutputs, RowWriter};
 use crate::cpu::scratch::{scratch_total, split};
-use crate::cpu::{dispatch_float, simd};
+use crate::cpu::simd::{self, Elements, InstructionSet, Left, Running, Update};
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::tensor::{Float, TensorMut};
+use crate::tensor::{Float, Layout, TensorMut};
 use crate::workspace::Workspace;
 
+/// Heads that share keys are taken together up to so many queries each: more fill panels of their own.
+const SHARED_QUERIES_MAX: usize = 8;
+/// The memory for partial results, at most, in elements. More rows than fit keep every thread busy without parts.
+const PARTIAL_ELEMENTS_MAX: usize = 1 << 22;
+
 /// The areas of [`Scratch`], in its order.
-fn areas(problem: &Problem) -> [usize; 8] {
-    let (d, dv) = (problem.head_dim, padded(problem.head_dim_v));
+fn areas(problem: &Problem) -> [usize; 11] {
+    let (d, dv) = (padded(problem.head_dim), padded(problem.head_dim_v));
     [
-        BLOCK_Q * d,
-        d * BLOCK_KV,
-        BLOCK_KV * dv,
-        BLOCK_Q * BLOCK_KV,
+        block_elements(d),
+        tile_elements(d),
+        tile_elements(dv),
+        BLOCK_KV * PANEL_LANES,
+        BLOCK_Q * dv,
         BLOCK_Q * dv,
         BLOCK_Q,
         BLOCK_Q,
-        problem.head_dim.max(problem.head_dim_v),
+        BLOCK_Q,
+        BLOCK_Q,
+        d.max(dv),
     ]
 }
 
@@ -35,33 +46,105 @@ pub(crate) fn scratch_elements(problem: &Problem) -> usize {
     scratch_total(areas(problem))
 }
 
+/// Memory for partial results in f32, which few rows with many keys are computed by; 0 for other problems.
+pub(crate) fn partial_elements(problem: &Problem) -> usize {
+    let units = Units::new(problem);
+    let elements = units.tasks(problem) * units.partial_elements(problem) * ranges(problem);
+    if ranges(problem) > 1 && !problem.is_packed && elements <= PARTIAL_ELEMENTS_MAX { elements } else { 0 }
+}
+
+/// Ranges of keys whose results are added up apart.
+fn ranges(problem: &Problem) -> usize {
+    problem.len_kv.div_ceil(RANGE_KV)
+}
+
 /// The scratch areas of a task.
 struct Scratch<'a> {
-    /// Scaled queries, `[BLOCK_Q, head_dim]`.
+    /// Queries, transposed.
     q: &'a mut [f32],
-    /// Keys, transposed: `[head_dim, BLOCK_KV]`.
-    k_transposed: &'a mut [f32],
-    /// Values, `[BLOCK_KV, padded head_dim_v]`.
+    /// A tile of keys that could not be read where it lies.
+    k: &'a mut [f32],
+    /// A tile of values that could not be read where it lies.
     v: &'a mut [f32],
-    /// Scores, then weights, `[BLOCK_Q, BLOCK_KV]`.
-    scores: &'a mut [f32],
-    /// The unnormalised output, `[BLOCK_Q, padded head_dim_v]`.
-    sums: &'a mut [f32],
-    row_max: &'a mut [f32],
-    row_sum: &'a mut [f32],
+    /// Scores, then weights, of a panel: a row a key, a lane a query.
+    panel: &'a mut [f32],
+    /// The results of a range of keys, and those of the ranges so far.
+    range: State<'a>,
+    total: State<'a>,
     /// One row in f32.
     row: &'a mut [f32],
 }
 
+/// The results of a block's rows for some keys.
+struct State<'a> {
+    /// The unnormalised output, `[BLOCK_Q, padded head_dim_v]`.
+    sums: &'a mut [f32],
+    /// The largest score.
+    max: &'a mut [f32],
+    /// The sum of exponentials.
+    sum: &'a mut [f32],
+}
+
+impl State<'_> {
+    fn clear(&mut self) {
+        self.sums.fill(0.0);
+        self.max.fill(f32::NEG_INFINITY);
+        self.sum.fill(0.0);
+    }
+
+    /// Adds a row's results for other keys: its sums, largest score and sum of exponentials, `2^(factor * (score - max))`.
+    fn add(&mut self, row: usize, sums: &[f32], [max, sum]: [f32; 2], factor: f32) {
+        // A row whose scores are all NaN has a sum of NaN and no largest one.
+        if max == f32::NEG_INFINITY && sum == 0.0 {
+            return;
+        }
+        let base = self.max[row].max(max);
+        let [own, other] = [self.max[row], max].map(|max| ((max - base) * factor).exp2());
+        let stride = self.sums.len() / BLOCK_Q;
+        for (own_sum, other_sum) in self.sums[row * stride..].iter_mut().zip(sums) {
+            *own_sum = *own_sum * own + other_sum * other;
+        }
+        self.sum[row] = self.sum[row] * own + sum * other;
+        self.max[row] = base;
+    }
+}
+
 impl<'a> Scratch<'a> {
     fn new(slot: &'a mut [f32], problem: &Problem) -> Scratch<'a> {
-        let [q, k_transposed, v, scores, sums, row_max, row_sum, row] = split(slot, areas(problem));
-        Scratch { q, k_transposed, v, scores, sums, row_max, row_sum, row }
+        let [q, k, v, panel, sums, total_sums, max, sum, total_max, total_sum, row] = split(slot, areas(problem));
+        let range = State { sums, max, sum };
+        Scratch { q, k, v, panel, range, total: State { sums: total_sums, max: total_max, sum: total_sum }, row }
+    }
+}
+
+/// How rows of q, counted over `[batch, heads_q, q_rows]`, are grouped: rows of a unit may be in one block.
+#[derive(Clone, Copy)]
+struct Units {
+    rows: usize,
+    heads: usize,
+}
+
+impl Units {
+    fn new(problem: &Problem) -> Units {
+        let is_shared = !problem.is_packed && problem.len_q <= SHARED_QUERIES_MAX;
+        let heads = if is_shared { problem.group() } else { 1 };
+        Units { rows: heads * problem.q_rows(), heads }
+    }
+
+    fn tasks(self, problem: &Problem) -> usize {
+        let rows = problem.q.layout.shape()[0] * problem.heads_q * problem.q_rows();
+        rows / self.rows * self.rows.div_ceil(BLOCK_Q)
+    }
+
+    /// Elements of a block's partial result.
+    fn partial_elements(self, problem: &Problem) -> usize {
+        self.rows.min(BLOCK_Q) * (problem.head_dim_v + 2)
     }
 }
 
 /// Runs the problem on rayon's current pool.
 pub(crate) fn forward(
+    set: InstructionSet,
     problem: &Problem,
     operands: &Operands<'_>,
     output: TensorMut<'_>,
@@ -69,11 +152,12 @@ pub(crate) fn forward(
     workspace: &mut Workspace,
 ) -> Result<()> {
     workspace.check(scratch_elements(problem))?;
-    dispatch_float!(problem.dtype, forward_from(problem, operands, output, lse, workspace))
+    dispatch_float!(problem.dtype, forward_from(set, problem, operands, output, lse, workspace))
 }
 
 /// The output is of q's type, or f32 for a partial result.
 fn forward_from<T: Float>(
+    set: InstructionSet,
     problem: &Problem,
     operands: &Operands<'_>,
     output: TensorMut<'_>,
@@ -81,137 +165,283 @@ fn forward_from<T: Float>(
     workspace: &mut Workspace,
 ) -> Result<()> {
     match problem.output.dtype {
-        DType::F32 => forward_typed::<T, f32>(problem, operands, output, lse, workspace),
-        _ => forward_typed::<T, T>(problem, operands, output, lse, workspace),
+        DType::F32 => forward_typed::<T, f32>(set, problem, operands, output, lse, workspace),
+        _ => forward_typed::<T, T>(set, problem, operands, output, lse, workspace),
     }
 }
 
 fn forward_typed<T: Float, O: Float>(
+    set: InstructionSet,
     problem: &Problem,
     operands: &Operands<'_>,
     mut output: TensorMut<'_>,
     mut lse: Option<TensorMut<'_>>,
     workspace: &mut Workspace,
 ) -> Result<()> {
-    let forward = Forward { inputs: Inputs::<T>::new(problem, operands)? };
+    let units = Units::new(problem);
+    let elements = elements(set, problem.dtype);
+    let forward = Forward { inputs: Inputs::<T>::new(set, problem, operands)?, units, elements };
     let layout = *output.layout();
     let lse = lse.as_mut().map(|lse| lse.host_mut::<f32>()).transpose()?;
     let rows = RowOutputs::new(output.host_mut::<O>()?, &layout, [lse, None]);
-    rows.for_each_task(problem.q_rows(), BLOCK_Q, &mut workspace.slots, |slot, range, writer| {
-        forward.compute_rows::<O>(&mut Scratch::new(slot, problem), range, writer);
+    let Workspace { slots, tensors } = workspace;
+
+    let partial = tensors.first_mut().filter(|partial| {
+        let elements = partial.layout().num_elements();
+        elements > 0 && elements == partial_elements(problem) && units.tasks(problem) < 2 * slots.len()
+    });
+    let Some(partial) = partial else {
+        rows.for_each_task(units.rows, BLOCK_Q, slots, |slot, range, writer| {
+            forward.compute_rows::<O>(&mut Scratch::new(slot, problem), range, writer);
+        });
+        return Ok(());
+    };
+    let mut partial = partial.view_mut();
+    let partial = partial.host_mut::<f32>()?;
+    let len = units.partial_elements(problem);
+    let parts = Layout::contiguous(&[units.tasks(problem) * ranges(problem), len])?;
+    let outputs = RowOutputs::new(partial, &parts, [None, None]);
+    outputs.for_each_task(parts.shape()[0], 1, slots, |slot, task, writer| {
+        let (block, range) = (task.start / ranges(problem), task.start % ranges(problem));
+        forward.compute_part(&mut Scratch::new(slot, problem), block, range, writer.row(task.start));
+    });
+    let partial = &*partial;
+    rows.for_each_task(units.rows, BLOCK_Q, slots, |slot, range, writer| {
+        let mut scratch = Scratch::new(slot, problem);
+        let per_unit = units.rows.div_ceil(BLOCK_Q);
+        let block = range.start / units.rows * per_unit + range.start % units.rows / BLOCK_Q;
+        let parts = partial[block * ranges(problem) * len..].chunks(len).take(ranges(problem));
+        forward.add_parts(&mut scratch, range.len(), parts);
+        forward.write_rows::<O>(&mut scratch, &forward.block_of(range.clone()), range.start, writer);
     });
     Ok(())
 }
 
 struct Forward<'a, T> {
     inputs: Inputs<'a, T>,
+    units: Units,
+    elements: Elements,
 }
 
 impl<T: Float> Forward<'_, T> {
-    /// Computes output rows `range`, all of one head; rows count over `[batch, heads_q, q_rows]`.
+    /// What scores are multiplied by before exponentials to the base 2. Options need the scale before.
+    fn factor(&self) -> f32 {
+        if self.inputs.scoring.has_options() { LOG2_E } else { self.inputs.problem.scale * LOG2_E }
+    }
+
+    /// The rows `range` of sequences that are not packed; rows count over `[batch, heads_q, q_rows]`.
+    fn block_of(&self, range: Range<usize>) -> Block {
+        let problem = self.inputs.problem;
+        let (unit, first) = (range.start / self.units.rows, range.start % self.units.rows);
+        let (entry, unit_in_entry) =
+            (unit * self.units.heads / problem.heads_q, unit * self.units.heads % problem.heads_q);
+        let (head, query) = (unit_in_entry + first / problem.q_rows(), first % problem.q_rows());
+        let sequence = self.inputs.sequences_of(entry).next().expect("an entry that is not packed is one sequence");
+        Block { sequence, kv_head: self.inputs.kv_head(head), first: (head, query), count: range.len() }
+    }
+
+    /// Computes output rows `range`, all of one unit.
     fn compute_rows<O: Float>(&self, scratch: &mut Scratch<'_>, range: Range<usize>, writer: &mut RowWriter<'_>) {
         let problem = self.inputs.problem;
-        let head_start = range.start - range.start % problem.q_rows();
-        let (entry, head) =
-            (range.start / problem.q_rows() / problem.heads_q, range.start / problem.q_rows() % problem.heads_q);
-        if problem.is_packed {
-            // Lengths that nobody checked may leave rows to no sequence.
-            for row in range.clone() {
-                writer.row::<O>(row).fill(O::zeroed());
-                writer.set_stat(0, row, f32::NEG_INFINITY);
-            }
+        if !problem.is_packed {
+            let block = self.block_of(range.clone());
+            self.compute_block(scratch, &block);
+            return self.write_rows::<O>(scratch, &block, range.start, writer);
         }
+        // Lengths that nobody checked may leave rows to no sequence.
+        for row in range.clone() {
+            writer.row::<O>(row).fill(O::zeroed());
+            writer.set_stat(0, row, f32::NEG_INFINITY);
+        }
+        let (head, head_start) = (range.start / problem.q_rows(), range.start - range.start % problem.q_rows());
         let rows = range.start - head_start..range.end - head_start;
-        for sequence in self.inputs.sequences_of(entry) {
+        for sequence in self.inputs.sequences_of(0) {
             let queries = within(&rows, &sequence.queries);
             if queries.is_empty() {
                 continue;
             }
-            self.compute_block(scratch, &sequence, &self.inputs.place(&sequence, head), queries.clone());
-            let first_row = head_start + sequence.queries.start;
-            self.write_block::<O>(scratch, head, first_row + queries.start..first_row + queries.end, writer);
+            let first_row = head_start + sequence.queries.start + queries.start;
+            let kv_head = self.inputs.kv_head(head);
+            let block = Block { sequence, kv_head, first: (head, queries.start), count: queries.len() };
+            self.compute_block(scratch, &block);
+            self.write_rows::<O>(scratch, &block, first_row, writer);
         }
     }
 
-    /// Leaves the unnormalised sums, and each row's maximum and sum of exponentials, in scratch memory.
-    fn compute_block(&self, scratch: &mut Scratch<'_>, sequence: &Sequence, place: &Place, queries: Range<usize>) {
-        let Inputs { problem, q, k, v, scoring, .. } = &self.inputs;
-        let (d, dv) = (problem.head_dim, padded(problem.head_dim_v));
-        let rows = queries.len();
-        let rows_padded = rows.next_multiple_of(simd::TILE_ROWS);
-        let kv_head = self.inputs.kv_head(place.head);
-
-        q.load(
-            sequence.queries_at(place.head, queries.start),
-            rows,
-            problem.scale,
-            &mut scratch.q[..rows_padded * d],
-            d,
-        );
-        scratch.sums[..rows_padded * dv].fill(0.0);
-        scratch.row_max.fill(f32::NEG_INFINITY);
-        scratch.row_sum.fill(0.0);
-        let mut factors = [1.0; BLOCK_KV];
-
-        for first in place.key_tiles(&queries) {
-            let visible = place.visible_columns(&queries, first);
-            let at = sequence.keys_at(kv_head, first);
-            k.load_transposed(at, &visible, scratch.k_transposed, scratch.row);
-            v.load_visible(at, &visible, scratch.v, dv);
-
-            scratch.scores[..rows_padded * BLOCK_KV].fill(0.0);
-            let q = simd::Matrix { values: scratch.q, stride: d };
-            let k = simd::Matrix { values: scratch.k_transposed, stride: BLOCK_KV };
-            simd::multiply_accumulate(q, k, scratch.scores, BLOCK_KV, [rows_padded, BLOCK_KV, d]);
-            let tile = Tile { queries: queries.clone(), keys: first..(first + BLOCK_KV).min(place.len_kv) };
-            scoring.apply(place, &tile, scratch.scores, &mut []);
-
-            for (r, query) in queries.clone().enumerate() {
-                let scores = &mut scratch.scores[r * BLOCK_KV..][..BLOCK_KV];
-                let max = scratch.row_max[r].max(simd::max(scores));
-                // A row without a finite score so far must not compute -inf - -inf.
-                let base = if max == f32::NEG_INFINITY { 0.0 } else { max };
-                let rescale = (scratch.row_max[r] - base).exp();
-                scratch.row_sum[r] = scratch.row_sum[r] * rescale + simd::exp2_sum(scores, base, LOG2_E);
-                scratch.row_max[r] = max;
-                if rescale != 1.0 {
-                    simd::scale(&mut scratch.sums[r * dv..][..dv], rescale);
-                }
-                if scoring.dropout_factors(place, query, first, &mut factors) {
-                    simd::multiply(scores, &factors);
+    /// Leaves the results of all keys in the total.
+    fn compute_block(&self, scratch: &mut Scratch<'_>, block: &Block) {
+        let dv = padded(self.inputs.problem.head_dim_v);
+        self.load_queries(scratch, block);
+        scratch.total.clear();
+        for range in 0..block.sequence.keys.len().div_ceil(RANGE_KV) {
+            if self.compute_range(scratch, block, range) {
+                for row in 0..block.count {
+                    let stats = [scratch.range.max[row], scratch.range.sum[row]];
+                    scratch.total.add(row, &scratch.range.sums[row * dv..][..dv], stats, self.factor());
                 }
             }
-            let weights = simd::Matrix { values: scratch.scores, stride: BLOCK_KV };
-            let v = simd::Matrix { values: scratch.v, stride: dv };
-            simd::multiply_accumulate(weights, v, scratch.sums, dv, [rows_padded, dv, BLOCK_KV]);
         }
     }
 
-    /// Folds the sink in, normalises and rounds the rows of one head that [`Forward::compute_block`] left.
-    fn write_block<O: Float>(
+    /// Computes the partial result of a block for one range of keys: the rows' sums, then their largest scores, then their sums of
+    /// exponentials.
+    fn compute_part(&self, scratch: &mut Scratch<'_>, block: usize, range: usize, out: &mut [f32]) {
+        let problem = self.inputs.problem;
+        let per_unit = self.units.rows.div_ceil(BLOCK_Q);
+        let start = block / per_unit * self.units.rows;
+        let first = start + block % per_unit * BLOCK_Q;
+        let block = self.block_of(first..(first + BLOCK_Q).min(start + self.units.rows));
+        self.load_queries(scratch, &block);
+        if !self.compute_range(scratch, &block, range) {
+            scratch.range.clear();
+        }
+        let (dv, stride) = (problem.head_dim_v, padded(problem.head_dim_v));
+        for (row, out) in out.chunks_mut(dv + 2).enumerate().take(block.count) {
+            out[..dv].copy_from_slice(&scratch.range.sums[row * stride..][..dv]);
+            (out[dv], out[dv + 1]) = (scratch.range.max[row], scratch.range.sum[row]);
+        }
+    }
+
+    /// Adds up what [`Forward::compute_part`] left of a block with `count` rows.
+    fn add_parts<'p>(&self, scratch: &mut Scratch<'_>, count: usize, parts: impl Iterator<Item = &'p [f32]>) {
+        let dv = self.inputs.problem.head_dim_v;
+        scratch.total.clear();
+        for part in parts {
+            for (row, part) in part.chunks(dv + 2).enumerate().take(count) {
+                scratch.total.add(row, &part[..dv], [part[dv], part[dv + 1]], self.factor());
+            }
+        }
+    }
+
+    fn load_queries(&self, scratch: &mut Scratch<'_>, block: &Block) {
+        let Inputs { set, q, .. } = &self.inputs;
+        block.load_transposed(*set, self.elements, q, scratch.q, scratch.row);
+    }
+
+    /// Leaves the results of a range of keys in scratch memory; returns whether any is seen.
+    fn compute_range(&self, scratch: &mut Scratch<'_>, block: &Block, range: usize) -> bool {
+        let Inputs { set, k, v, .. } = &self.inputs;
+        let place = self.inputs.place(&block.sequence, block.first.0);
+        let queries = block.queries(&(0..block.count));
+        let mut is_empty = true;
+        for first in place.key_tiles(&queries, &(range * RANGE_KV..(range + 1) * RANGE_KV)) {
+            if std::mem::take(&mut is_empty) {
+                scratch.range.clear();
+            }
+            let rows = place.rows_of_tile(&queries, first);
+            let at = block.sequence.keys_at(block.kv_head, first);
+            let k = LeftTile::new(*set, self.elements, k, at, &rows, scratch.k);
+            let v = RightTile::new(*set, self.elements, v, at, &rows, scratch.v);
+            for panel in block.panels(*set) {
+                let rows = place.rows_of_tile(&block.queries(&panel.rows), first);
+                if !rows.is_empty() {
+                    let tile = Tile { first, rows, k: &k, v: &v };
+                    self.add_tile(block, &panel, &tile, scratch.q, scratch.panel, &mut scratch.range);
+                }
+            }
+        }
+        !is_empty
+    }
+
+    /// Adds the keys of a tile that any row of a panel sees.
+    fn add_tile(
+        &self,
+        block: &Block,
+        panel: &Panel,
+        tile: &Tile<'_>,
+        q: &[f32],
+        scores: &mut [f32],
+        state: &mut State<'_>,
+    ) {
+        let (set, elements) = (self.inputs.set, self.elements);
+        let Inputs { problem, scoring, .. } = &self.inputs;
+        let place = self.inputs.place(&block.sequence, block.first.0);
+        let (width, dv) = (panel.width, padded(problem.head_dim_v));
+        let Range { start, end } = tile.rows;
+        let keys = tile.first + start..tile.first + end;
+        // Pairs of keys start at even ones. What they have besides gets no weight.
+        let (before, after) = match elements {
+            Elements::F32 => (0, 0),
+            Elements::Pairs => (start % 2, end % 2),
+        };
+        let all_scores = &mut scores[..(before + keys.len() + after) * width];
+        let (unseen, rest) = all_scores.split_at_mut(before * width);
+        unseen.fill(f32::NEG_INFINITY);
+        let (scores, unseen) = rest.split_at_mut(keys.len() * width);
+        unseen.fill(f32::NEG_INFINITY);
+
+        let d = problem.head_dim;
+        let queries = panel.transposed(elements, q, d);
+        let size = [keys.len(), width, depth(elements, d)];
+        simd::product(set, elements, tile.k.rows_from(start), queries, scores, width, Update::Set, size);
+        if scoring.has_options() {
+            simd::scale(set, scores, problem.scale);
+            apply_options(scoring, &place, block, panel, &keys, scores, width, &mut []);
+        }
+        hide_by_position(set, &place, block, panel, &keys, scores, width);
+
+        let mut rescale = [0.0; PANEL_LANES];
+        let lanes = panel.rows.start..panel.rows.start + width;
+        let running = Running { max: &mut state.max[lanes.clone()], sum: &mut state.sum[lanes], rescale: &mut rescale };
+        simd::softmax_panel(set, all_scores, width, self.factor(), running);
+        if scoring.has_dropout() {
+            let scores = &mut all_scores[before * width..][..keys.len() * width];
+            drop_weights(scoring, &place, block, panel, &keys, scores, width, |weight, factor| *weight *= factor);
+        }
+        let count = before + keys.len() + after;
+        if elements == Elements::Pairs {
+            simd::pair_rows(set, all_scores, width);
+        }
+        let weights = Left { values: all_scores, row_stride: 1, depth_stride: width };
+        let size = [panel.rows.len(), tile.v.columns, depth(elements, count)];
+        let sums = &mut state.sums[panel.rows.start * dv..];
+        simd::product(
+            set,
+            elements,
+            weights,
+            tile.v.rows_from(start - before),
+            sums,
+            dv,
+            Update::ScaleAdd(&rescale),
+            size,
+        );
+    }
+
+    /// Folds the sinks in, normalises and rounds a block's total. The block's first row is row `first_row` of the output.
+    fn write_rows<O: Float>(
         &self,
         scratch: &mut Scratch<'_>,
-        head: usize,
-        rows: Range<usize>,
+        block: &Block,
+        first_row: usize,
         writer: &mut RowWriter<'_>,
     ) {
-        let problem = self.inputs.problem;
+        let Inputs { set, problem, sinks, scoring, .. } = &self.inputs;
         let dv = padded(problem.head_dim_v);
-        let sink = self.inputs.sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[head]);
-        for (r, row) in rows.enumerate() {
-            let (max, mut sum) = (scratch.row_max[r], scratch.row_sum[r]);
-            let mut base = max;
-            let mut factor = 1.0;
+        let State { sums, max, sum } = &mut scratch.total;
+        for index in 0..block.count {
+            let sink = sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[block.row(index).0]);
+            let natural = if scoring.has_options() { 1.0 } else { problem.scale };
+            let (max, mut sum) = (max[index] * natural, sum[index]);
+            let (mut base, mut factor) = (max, 1.0);
             if sink != f32::NEG_INFINITY {
-                base = max.max(sink);
+                base = base.max(sink);
                 factor = (max - base).exp();
                 sum = sum * factor + (sink - base).exp();
             }
-            let sums = &mut scratch.sums[r * dv..][..problem.head_dim_v];
+            let sums = &mut sums[index * dv..][..problem.head_dim_v];
             // A row without keys and sink has sum 0, and its output is 0.
-            simd::scale(sums, if sum == 0.0 { 0.0 } else { factor / sum });
-            O::narrow(sums, writer.row(row));
-            writer.set_stat(0, row, if sum == 0.0 { f32::NEG_INFINITY } else { base + sum.ln() });
+            simd::scale(*set, sums, if sum == 0.0 { 0.0 } else { factor / sum });
+            narrow(*set, sums, writer.row::<O>(first_row + index));
+            writer.set_stat(0, first_row + index, if sum == 0.0 { f32::NEG_INFINITY } else { base + sum.ln() });
         }
     }
+}
+
+/// The part of a tile of keys that a panel sees.
+struct Tile<'a> {
+    /// The tile's first key.
+    first: usize,
+    rows: Range<usize>,
+    k: &'a LeftTile<'a>,
+    v: &'a RightTile<'a>,
 }

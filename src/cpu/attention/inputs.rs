@@ -5,12 +5,14 @@ use std::ops::Range;
 use crate::attention::{Band, Operands, Problem};
 use crate::cpu::attention::scores::Scoring;
 use crate::cpu::attention::{BLOCK_KV, BLOCK_Q};
-use crate::cpu::simd;
+use crate::cpu::simd::InstructionSet;
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::tensor::{Element, Float, TensorRef};
 
 /// What forward and backward read in common.
 pub(super) struct Inputs<'a, T> {
+    pub set: InstructionSet,
     pub problem: &'a Problem,
     pub q: HeadRows<'a, T>,
     pub k: HeadRows<'a, T>,
@@ -23,14 +25,15 @@ pub(super) struct Inputs<'a, T> {
 }
 
 impl<'a, T: Float> Inputs<'a, T> {
-    pub fn new(problem: &'a Problem, operands: &Operands<'a>) -> Result<Inputs<'a, T>> {
+    pub fn new(set: InstructionSet, problem: &'a Problem, operands: &Operands<'a>) -> Result<Inputs<'a, T>> {
         let lengths = |lengths: Option<TensorRef<'a>>| lengths.map(|lengths| lengths.host::<i32>()).transpose();
         Ok(Inputs {
+            set,
             problem,
             q: HeadRows::new(&operands.q)?,
             k: HeadRows::new(&operands.k)?,
             v: HeadRows::new(&operands.v)?,
-            scoring: Scoring::new(problem, operands)?,
+            scoring: Scoring::new(set, problem, operands)?,
             sinks: operands.sinks.map(|sinks| sinks.host::<f32>()).transpose()?,
             query_lengths: lengths(operands.query_lengths)?,
             key_lengths: lengths(operands.key_lengths)?,
@@ -119,6 +122,7 @@ pub(super) fn within(rows: &Range<usize>, owned: &Range<usize>) -> Range<usize> 
 }
 
 /// One query head of a sequence; queries and keys count within the sequence.
+#[derive(Clone, Copy)]
 pub(super) struct Place {
     pub sequence: usize,
     pub head: usize,
@@ -128,11 +132,14 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The first keys of the tiles that any of some queries sees. Tiles in which nothing is visible are left out.
-    pub fn key_tiles(&self, queries: &Range<usize>) -> impl Iterator<Item = usize> {
-        let tiles = self.band.keys_of(queries).map(|keys| match keys.is_empty() {
-            true => 0..0,
-            false => keys.start / BLOCK_KV..keys.end.div_ceil(BLOCK_KV),
+    /// Of `keys`, the first keys of the tiles of which any of some queries sees any. `keys` are whole tiles.
+    pub fn key_tiles(&self, queries: &Range<usize>, keys: &Range<usize>) -> impl Iterator<Item = usize> + use<> {
+        let tiles = self.band.keys_of(queries).map(|seen| {
+            let seen = seen.start.max(keys.start)..seen.end.min(keys.end);
+            match seen.is_empty() {
+                true => 0..0,
+                false => seen.start / BLOCK_KV..seen.end.div_ceil(BLOCK_KV),
+            }
         });
         let [prefix, window] = tiles;
         // The prefix may end in the tile in which the window starts.
@@ -145,12 +152,19 @@ impl Place {
     pub fn query_blocks(&self, keys: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
         let seeing = self.band.queries_of(keys, self.len_q);
         let blocks = seeing.start / BLOCK_Q..seeing.end.div_ceil(BLOCK_Q);
-        blocks.map(move |block| (block * BLOCK_Q).max(seeing.start)..((block + 1) * BLOCK_Q).min(seeing.end))
+        let blocks =
+            blocks.map(move |block| (block * BLOCK_Q).max(seeing.start)..((block + 1) * BLOCK_Q).min(seeing.end));
+        blocks.filter(|queries| !queries.is_empty())
     }
 
-    /// Of a tile whose column 0 is key `first`, the columns that any of some queries sees.
-    pub fn visible_columns(&self, queries: &Range<usize>, first: usize) -> [Range<usize>; 2] {
-        self.band.keys_of(queries).map(|keys| columns(&keys, first))
+    /// Of the tile whose row 0 is key `first`, the rows from the first to the last that any of some queries sees.
+    pub fn rows_of_tile(&self, queries: &Range<usize>, first: usize) -> Range<usize> {
+        let [prefix, window] = self.band.keys_of(queries).map(|keys| columns(&keys, first));
+        match (prefix.is_empty(), window.is_empty()) {
+            (false, false) => prefix.start..window.end,
+            (false, true) => prefix,
+            (true, _) => window,
+        }
     }
 }
 
@@ -204,52 +218,17 @@ impl<'a, T: Float> HeadRows<'a, T> {
         &self.values[at.entry * batch + at.head * head + (at.first + index) * row..][..self.columns]
     }
 
-    /// The first `count` rows, padded with zeros to `stride` and multiplied by `factor`; the rest of `out` becomes 0.
-    pub fn load(&self, at: RowsAt, count: usize, factor: f32, out: &mut [f32], stride: usize) {
-        for (index, row) in out.chunks_exact_mut(stride).enumerate() {
-            if index >= count {
-                row.fill(0.0);
-                continue;
-            }
-            let (values, padding) = row.split_at_mut(self.columns);
-            T::widen(self.row(at, index), values);
-            padding.fill(0.0);
-            if factor != 1.0 {
-                simd::scale(values, factor);
-            }
-        }
+    /// The elements of a row.
+    pub fn columns(&self) -> usize {
+        self.columns
     }
 
-    /// Rows `visible`, as [`HeadRows::load`]; the other ones become 0 and are not read.
-    pub fn load_visible(&self, at: RowsAt, visible: &[Range<usize>; 2], out: &mut [f32], stride: usize) {
-        if !covers_tile(visible) {
-            out.fill(0.0);
-        }
-        for index in visible.iter().cloned().flatten() {
-            let (values, padding) = out[index * stride..][..stride].split_at_mut(self.columns);
-            T::widen(self.row(at, index), values);
-            padding.fill(0.0);
-        }
+    /// From the first row on as f32, with the distance of neighbouring rows; `None` if they are of another type.
+    pub fn as_f32(&self, at: RowsAt) -> Option<(&'a [f32], usize)> {
+        let [batch, head, row] = self.strides;
+        let start = at.entry * batch + at.head * head + at.first * row;
+        (T::DTYPE == DType::F32).then(|| (&bytemuck::cast_slice(self.values)[start..], row))
     }
-
-    /// Rows `visible` as columns of `out`, `[columns, BLOCK_KV]`; the other columns become 0 and are not read. `buffer` takes
-    /// one row.
-    pub fn load_transposed(&self, at: RowsAt, visible: &[Range<usize>; 2], out: &mut [f32], buffer: &mut [f32]) {
-        if !covers_tile(visible) {
-            out.fill(0.0);
-        }
-        for index in visible.iter().cloned().flatten() {
-            T::widen(self.row(at, index), &mut buffer[..self.columns]);
-            for (depth, value) in buffer[..self.columns].iter().enumerate() {
-                out[depth * BLOCK_KV + index] = *value;
-            }
-        }
-    }
-}
-
-/// Whether every column of a tile is visible.
-fn covers_tile(visible: &[Range<usize>; 2]) -> bool {
-    visible.iter().map(ExactSizeIterator::len).sum::<usize>() == BLOCK_KV
 }
 
 /// A tensor `[batch, heads, len_q, len_kv]` in which dimensions of size 1 are broadcast.
@@ -293,6 +272,6 @@ mod tests {
     fn a_range_of_rows_is_cut_to_what_a_sequence_owns() {
         assert_eq!([within(&(0..64), &(10..30)), within(&(64..128), &(10..100))], [0..20, 54..90]);
         assert!(within(&(0..10), &(10..30)).is_empty() && within(&(30..64), &(10..30)).is_empty());
-        assert_eq!([columns(&(3..200), 64), columns(&(3..70), 64), columns(&(3..9), 64)], [0..64, 0..6, 0..0]);
+        assert_eq!([columns(&(3..300), 64), columns(&(3..70), 64), columns(&(3..9), 64)], [0..BLOCK_KV, 0..6, 0..0]);
     }
 }

@@ -1,16 +1,16 @@
 //! What becomes of the products of queries and keys before the softmax, and of the weights after it.
 
-use std::ops::Range;
-
 use crate::attention::{Operands, Problem};
 use crate::cpu::attention::BLOCK_KV;
-use crate::cpu::attention::inputs::{Broadcast, Place, columns};
-use crate::cpu::simd;
+use crate::cpu::attention::inputs::{Broadcast, Place};
+use crate::cpu::floats::widen;
+use crate::cpu::simd::{self, InstructionSet};
 use crate::error::Result;
 use crate::tensor::{Float, TensorRef};
 
 /// The options that touch single scores and weights.
 pub(super) struct Scoring<'a, T> {
+    set: InstructionSet,
     softcap: Option<f32>,
     bias: Option<Broadcast<'a, T>>,
     mask: Option<Broadcast<'a, u8>>,
@@ -35,16 +35,8 @@ struct Dropout {
     kept: f32,
 }
 
-/// Queries and keys of a tile of scores: row r is query `queries.start + r`, column c is key `keys.start + c`. Rows lie
-/// [`BLOCK_KV`] apart.
-#[derive(Clone)]
-pub(super) struct Tile {
-    pub queries: Range<usize>,
-    pub keys: Range<usize>,
-}
-
 impl<'a, T: Float> Scoring<'a, T> {
-    pub fn new(problem: &Problem, operands: &Operands<'a>) -> Result<Scoring<'a, T>> {
+    pub fn new(set: InstructionSet, problem: &Problem, operands: &Operands<'a>) -> Result<Scoring<'a, T>> {
         let alibi = |slopes: TensorRef<'a>| -> Result<Alibi<'a>> {
             let batch_stride = if slopes.shape().len() == 2 { problem.heads_q } else { 0 };
             Ok(Alibi { slopes: slopes.host()?, batch_stride })
@@ -56,6 +48,7 @@ impl<'a, T: Float> Scoring<'a, T> {
             kept: (1.0 / (1.0 - f64::from(probability))) as f32,
         };
         Ok(Scoring {
+            set,
             softcap: problem.softcap,
             bias: operands.bias.as_ref().map(Broadcast::new).transpose()?,
             mask: operands.mask.as_ref().map(Broadcast::new).transpose()?,
@@ -65,78 +58,64 @@ impl<'a, T: Float> Scoring<'a, T> {
         })
     }
 
-    /// Turns scaled products into what the softmax takes. `derivatives` is as large as `scores`, for the derivatives of
-    /// softcap, or empty.
-    pub fn apply(&self, place: &Place, tile: &Tile, scores: &mut [f32], derivatives: &mut [f32]) {
-        let Tile { queries, keys } = tile;
-        let count = keys.len();
-        let is_full = count == BLOCK_KV && place.band.is_full(queries, keys);
-        if is_full && self.softcap.is_none() && self.bias.is_none() && self.mask.is_none() && self.alibi.is_none() {
-            return;
+    /// Whether scores are more than scaled products.
+    pub fn has_options(&self) -> bool {
+        self.softcap.is_some() || self.bias.is_some() || self.mask.is_some() || self.alibi.is_some()
+    }
+
+    /// Turns the scaled products of a query with the keys from `first` on into what the softmax takes, but for the keys that
+    /// its position hides. `derivatives` is as long as `scores`, for the derivatives of softcap, or empty.
+    pub fn apply(&self, place: &Place, query: usize, first: usize, scores: &mut [f32], derivatives: &mut [f32]) {
+        let (set, count) = (self.set, scores.len());
+        if let Some(cap) = self.softcap {
+            simd::softcap(set, scores, cap, derivatives);
         }
-        for (index, query) in queries.clone().enumerate() {
-            let row = &mut scores[index * BLOCK_KV..][..BLOCK_KV];
-            if let Some(cap) = self.softcap {
-                let derivatives = match derivatives.is_empty() {
-                    true => &mut [],
-                    false => &mut derivatives[index * BLOCK_KV..][..BLOCK_KV],
-                };
-                simd::softcap(row, cap, derivatives);
+        if let Some(bias) = &self.bias {
+            let mut values = [0.0; BLOCK_KV];
+            match bias.row(place, query, first) {
+                (bias, 0) => values[..count].fill(bias.first().map_or(0.0, |bias| bias.to_f32())),
+                (bias, _) => widen(set, &bias[..count], &mut values[..count]),
             }
-            if let Some(bias) = &self.bias {
-                let mut values = [0.0; BLOCK_KV];
-                match bias.row(place, query, keys.start) {
-                    (bias, 0) => values[..count].fill(bias.first().map_or(0.0, |bias| bias.to_f32())),
-                    (bias, _) => T::widen(&bias[..count], &mut values[..count]),
-                }
-                simd::add(row, &values);
-            }
-            if let Some(alibi) = &self.alibi {
-                let slope = alibi.slopes[place.sequence * alibi.batch_stride + place.head];
-                // Positions and keys stay below 2^30.
-                simd::subtract_distances(row, slope, (place.band.position(query) - keys.start as i64) as i32);
-            }
-            if let Some(mask) = &self.mask {
-                match mask.row(place, query, keys.start) {
-                    ([0, ..], 0) => row.fill(f32::NEG_INFINITY),
-                    (_, 0) => {}
-                    (mask, stride) => hide_unset(&mut row[..count], mask, stride),
-                }
-            }
-            if !is_full {
-                let [prefix, window] = place.band.keys(query).map(|visible| columns(&visible, keys.start));
-                row[..prefix.start].fill(f32::NEG_INFINITY);
-                row[prefix.end..window.start].fill(f32::NEG_INFINITY);
-                row[window.end.min(count)..].fill(f32::NEG_INFINITY);
+            simd::add(set, scores, &values);
+        }
+        if let Some(alibi) = &self.alibi {
+            let slope = alibi.slopes[place.sequence * alibi.batch_stride + place.head];
+            // Positions and keys stay below 2^30.
+            simd::subtract_distances(set, scores, slope, (place.band.position(query) - first as i64) as i32);
+        }
+        if let Some(mask) = &self.mask {
+            match mask.row(place, query, first) {
+                ([0, ..], 0) => scores.fill(f32::NEG_INFINITY),
+                (_, 0) => {}
+                (mask, 1) => simd::hide(set, scores, mask),
+                (mask, stride) => hide_unset(scores, mask, stride),
             }
         }
     }
 
-    /// Fills `factors` with those by which dropout multiplies the weights of a query, from a key on; returns whether there
-    /// is dropout. Without it nothing is written.
-    pub fn dropout_factors(
-        &self,
-        place: &Place,
-        query: usize,
-        first_key: usize,
-        factors: &mut [f32; BLOCK_KV],
-    ) -> bool {
-        let Some(dropout) = &self.dropout else { return false };
+    /// Whether weights are dropped.
+    pub fn has_dropout(&self) -> bool {
+        self.dropout.is_some()
+    }
+
+    /// Fills `factors` with those by which dropout multiplies the weights of a query, from a key on; with 1 if there is no
+    /// dropout.
+    pub fn dropout_factors(&self, place: &Place, query: usize, first_key: usize, factors: &mut [f32; BLOCK_KV]) {
+        let Some(dropout) = &self.dropout else { return factors.fill(1.0) };
         let stream = (place.sequence * self.heads_q + place.head) as u32;
         let counter = [(first_key / simd::GROUP_KEYS) as u32, query as u32, stream, dropout.offset];
         let fill = |factors: &mut [f32]| {
-            simd::keep_factors(dropout.key, counter, dropout.threshold, dropout.kept, factors);
+            simd::keep_factors(self.set, dropout.key, counter, dropout.threshold, dropout.kept, factors);
         };
         match first_key % simd::GROUP_KEYS {
             0 => fill(factors),
-            // A tile of a packed sequence's gradients may start within a group of keys that share a counter.
+            // A tile may start within a group of keys that share a counter.
             skipped => {
                 let mut groups = [0.0; 2 * BLOCK_KV];
                 fill(&mut groups);
                 factors.copy_from_slice(&groups[skipped..][..BLOCK_KV]);
             }
         }
-        true
     }
 }
 

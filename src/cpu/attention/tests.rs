@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 
+use crate::cpu::simd::InstructionSet;
 use crate::reference::{self, Alignment, AttentionCase, Broadcast, DropoutCase};
 use crate::{
     Attention, AttentionForward, AttentionGradients, AttentionOutputs, AttentionState, BackwardInputs, BackwardSpec,
@@ -133,7 +134,11 @@ fn narrow(values: &[f64]) -> Vec<f32> {
 
 /// Runs both passes on the CPU device, into tensors that are NaN before.
 fn run(case: &AttentionCase, dtype: DType, numbers: &Numbers) -> Results {
-    let device = Device::cpu();
+    run_on(InstructionSet::best(), case, dtype, numbers)
+}
+
+fn run_on(set: InstructionSet, case: &AttentionCase, dtype: DType, numbers: &Numbers) -> Results {
+    let device = Device::cpu_limited_to(set);
     let stream = device.stream();
     let AttentionCase { batch, heads_q, heads_kv, len_q, len_kv, head_dim, head_dim_v, .. } = *case;
     let lengths = |lengths: &[usize]| {
@@ -245,10 +250,10 @@ fn assert_close(what: &str, case: &AttentionCase, actual: &[f32], exact: &[f64],
     }
 }
 
+/// Holds every instruction set to the oracle.
 #[track_caller]
-fn check(case: &AttentionCase, dtype: DType, has_d_lse: bool) -> Results {
+fn check(case: &AttentionCase, dtype: DType, has_d_lse: bool) {
     let numbers = Numbers::new(case, dtype, has_d_lse);
-    let results = run(case, dtype, &numbers);
     let wide = reference::from_f32;
     let [q, k, v, d_output] = [&numbers.q, &numbers.k, &numbers.v, &numbers.d_output].map(|values| wide(values));
     let d_lse = numbers.d_lse.as_ref().map(|d_lse| wide(d_lse));
@@ -259,18 +264,23 @@ fn check(case: &AttentionCase, dtype: DType, has_d_lse: bool) -> Results {
         DType::F16 => 4e-3,
         _ => 1e-5,
     };
-    assert_close("output", case, &results.output, &forward.output, tolerance);
-    assert_close("lse", case, &results.lse, &forward.lse, 1e-6);
-    assert_close("d_q", case, &results.d_q, &gradients.d_q, tolerance);
-    assert_close("d_k", case, &results.d_k, &gradients.d_k, tolerance);
-    assert_close("d_v", case, &results.d_v, &gradients.d_v, tolerance);
-    if let (Some(actual), Some(exact)) = (&results.d_bias, &gradients.d_bias) {
-        assert_close("d_bias", case, actual, exact, 5.0 * tolerance);
+    for set in InstructionSet::all() {
+        let results = run_on(set, case, dtype, &numbers);
+        let close = |what: &str, actual: &[f32], exact: &[f64], tolerance: f64| {
+            assert_close(&format!("{set:?}: {what}"), case, actual, exact, tolerance);
+        };
+        close("output", &results.output, &forward.output, tolerance);
+        close("lse", &results.lse, &forward.lse, 1e-6);
+        close("d_q", &results.d_q, &gradients.d_q, tolerance);
+        close("d_k", &results.d_k, &gradients.d_k, tolerance);
+        close("d_v", &results.d_v, &gradients.d_v, tolerance);
+        if let (Some(actual), Some(exact)) = (&results.d_bias, &gradients.d_bias) {
+            close("d_bias", actual, exact, 5.0 * tolerance);
+        }
+        if let (Some(actual), Some(exact)) = (&results.d_sinks, &gradients.d_sinks) {
+            close("d_sinks", actual, exact, 5.0 * tolerance);
+        }
     }
-    if let (Some(actual), Some(exact)) = (&results.d_sinks, &gradients.d_sinks) {
-        assert_close("d_sinks", case, actual, exact, 5.0 * tolerance);
-    }
-    results
 }
 
 /// Six query heads on two key heads, ragged lengths and head dimensions.
@@ -414,12 +424,16 @@ fn the_bits_do_not_depend_on_the_number_of_threads() {
     let case = AttentionCase { bias: Some(bias([1, 1, 1, 130])), ..everything() };
     let packed = AttentionCase { query_lengths: Some(vec![41, 70]), key_lengths: Some(vec![130, 67]), ..everything() };
     for case in [case, packed] {
-        let numbers = Numbers::new(&case, DType::F32, true);
-        let [one, three] = [1, 3].map(|threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| run(&case, DType::F32, &numbers))
-        });
-        assert_eq!(one, three);
+        for (dtype, set) in
+            [DType::F32, DType::BF16].into_iter().flat_map(|dtype| InstructionSet::all().map(move |set| (dtype, set)))
+        {
+            let numbers = Numbers::new(&case, dtype, true);
+            let [one, three] = [1, 3].map(|threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| run_on(set, &case, dtype, &numbers))
+            });
+            assert_eq!(one, three, "{set:?}");
+        }
     }
 }
 

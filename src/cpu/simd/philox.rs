@@ -3,15 +3,19 @@
 //! Source: Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3 (2011), section 4.
 
 use super::LANES;
-use multiversion::multiversion;
+use super::vector::{Simd, vectorized};
 
 /// Keys that share a counter, one word each.
 pub(crate) const GROUP_KEYS: usize = 4;
 
-/// Sets `out[i]` to `factor` where the random word of key `4 * counter[0] + i` is at least `threshold`, and to 0 where it is
-/// below; counters go up by one every four keys. `out` has a multiple of 64 elements.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma", "x86_64+avx"))]
-pub(crate) fn keep_factors(key: [u32; 2], counter: [u32; 4], threshold: u32, factor: f32, out: &mut [f32]) {
+vectorized! {
+    /// Sets `out[i]` to `factor` where the random word of key `4 * counter[0] + i` is at least `threshold`, and to 0 where it is
+    /// below; counters go up by one every four keys. `out` has a multiple of 64 elements.
+    pub(crate) fn keep_factors(key: [u32; 2], counter: [u32; 4], threshold: u32, factor: f32, out: &mut [f32]) = keep_factors_on;
+}
+
+#[inline(always)]
+fn keep_factors_on<S: Simd>(_: S, key: [u32; 2], counter: [u32; 4], threshold: u32, factor: f32, out: &mut [f32]) {
     let (blocks, rest) = out.as_chunks_mut::<{ GROUP_KEYS * LANES }>();
     debug_assert!(rest.is_empty());
     for (block, out) in blocks.iter_mut().enumerate() {
@@ -50,6 +54,7 @@ fn multiply<const N: usize>(values: [u32; N], factor: u32) -> [[u32; N]; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::simd::InstructionSet;
 
     fn words(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
         philox(counter.map(|word| [word]), key).map(|[word]| word)
@@ -69,7 +74,7 @@ mod tests {
     fn keys_take_the_words_of_their_groups_in_order() {
         let (key, counter, threshold) = ([7, 8], [40, 3, 2, 9], 1 << 31);
         let mut factors = [f32::NAN; 128];
-        keep_factors(key, counter, threshold, 2.0, &mut factors);
+        keep_factors(InstructionSet::best(), key, counter, threshold, 2.0, &mut factors);
         for (index, factor) in factors.iter().enumerate() {
             let word = words([40 + index as u32 / 4, 3, 2, 9], key)[index % 4];
             assert_eq!(*factor, if word >= threshold { 2.0 } else { 0.0 });

@@ -1,0 +1,142 @@
+//! Plain Rust, which the compiler turns into whatever vectors the target has without asking: SSE2 on x86-64, NEON with fused
+//! multiply-add on AArch64.
+
+use half::{bf16, f16};
+
+use super::vector::Simd;
+
+/// Four lanes: a register of SSE2 or NEON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Portable;
+
+/// Sixteen lanes, as AVX-512 has, with products of bf16 pairs: so that what is done with pairs can be tested on any machine.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WidePortable;
+
+/// `a * b + c`; never a library call.
+#[inline(always)]
+fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(target_arch = "aarch64") { a.mul_add(b, c) } else { a * b + c }
+}
+
+macro_rules! portable {
+    ($type:ty, $lanes:literal) => {
+        impl Simd for $type {
+            type F = [f32; $lanes];
+            type Mask = [bool; $lanes];
+            const LANES: usize = $lanes;
+            const HAS_MANY_REGISTERS: bool = cfg!(target_arch = "aarch64");
+
+            #[inline(always)]
+            fn splat(self, value: f32) -> Self::F {
+                [value; $lanes]
+            }
+            #[inline(always)]
+            fn add(self, a: Self::F, b: Self::F) -> Self::F {
+                std::array::from_fn(|lane| a[lane] + b[lane])
+            }
+            #[inline(always)]
+            fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+                std::array::from_fn(|lane| a[lane] - b[lane])
+            }
+            #[inline(always)]
+            fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+                std::array::from_fn(|lane| a[lane] * b[lane])
+            }
+            #[inline(always)]
+            fn div(self, a: Self::F, b: Self::F) -> Self::F {
+                std::array::from_fn(|lane| a[lane] / b[lane])
+            }
+            #[inline(always)]
+            fn abs(self, a: Self::F) -> Self::F {
+                a.map(f32::abs)
+            }
+            #[inline(always)]
+            fn copy_sign(self, a: Self::F, b: Self::F) -> Self::F {
+                std::array::from_fn(|lane| a[lane].copysign(b[lane]))
+            }
+            #[inline(always)]
+            fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+                std::array::from_fn(|lane| mul_add(a[lane], b[lane], c[lane]))
+            }
+            #[inline(always)]
+            fn max(self, a: Self::F, b: Self::F) -> Self::F {
+                std::array::from_fn(|lane| if a[lane] > b[lane] { a[lane] } else { b[lane] })
+            }
+            #[inline(always)]
+            fn is_less(self, a: Self::F, b: Self::F) -> Self::Mask {
+                std::array::from_fn(|lane| a[lane] < b[lane])
+            }
+            #[inline(always)]
+            fn and(self, a: Self::Mask, b: Self::Mask) -> Self::Mask {
+                std::array::from_fn(|lane| a[lane] & b[lane])
+            }
+            #[inline(always)]
+            fn or(self, a: Self::Mask, b: Self::Mask) -> Self::Mask {
+                std::array::from_fn(|lane| a[lane] | b[lane])
+            }
+            #[inline(always)]
+            fn select(self, mask: Self::Mask, a: Self::F, b: Self::F) -> Self::F {
+                std::array::from_fn(|lane| if mask[lane] { a[lane] } else { b[lane] })
+            }
+            #[inline(always)]
+            fn shift_to_exponent(self, a: Self::F) -> Self::F {
+                a.map(|value| f32::from_bits(value.to_bits() << 23))
+            }
+            #[inline(always)]
+            fn dot_pairs(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+                let low = |pair: f32| f32::from_bits(pair.to_bits() << 16);
+                let high = |pair: f32| f32::from_bits(pair.to_bits() & 0xffff_0000);
+                std::array::from_fn(|lane| {
+                    let sum = mul_add(low(a[lane]), low(b[lane]), c[lane]);
+                    mul_add(high(a[lane]), high(b[lane]), sum)
+                })
+            }
+            #[inline(always)]
+            fn pairs(self, low: Self::F, high: Self::F) -> Self::F {
+                let bits = |value: f32| u32::from(bf16::from_f32(value).to_bits());
+                std::array::from_fn(|lane| f32::from_bits(bits(low[lane]) | (bits(high[lane]) << 16)))
+            }
+            #[inline(always)]
+            fn prefetch(self, _: *const f32) {}
+            #[inline(always)]
+            unsafe fn load(self, from: *const f32) -> Self::F {
+                // SAFETY: as the trait demands.
+                unsafe { from.cast::<Self::F>().read_unaligned() }
+            }
+            #[inline(always)]
+            unsafe fn store<const STREAM: bool>(self, to: *mut f32, value: Self::F) {
+                // SAFETY: as the trait demands.
+                unsafe { to.cast::<Self::F>().write_unaligned(value) }
+            }
+            #[inline(always)]
+            unsafe fn load_f16(self, from: *const f16) -> Self::F {
+                // SAFETY: as the trait demands.
+                unsafe { from.cast::<[f16; $lanes]>().read_unaligned() }.map(f16::to_f32)
+            }
+            #[inline(always)]
+            unsafe fn load_bf16(self, from: *const bf16) -> Self::F {
+                // SAFETY: as the trait demands.
+                let values = unsafe { from.cast::<[bf16; $lanes]>().read_unaligned() };
+                values.map(|value| f32::from_bits(u32::from(value.to_bits()) << 16))
+            }
+            #[inline(always)]
+            fn fence(self) {}
+            #[inline(always)]
+            unsafe fn store_f16<const STREAM: bool>(self, to: *mut f16, value: Self::F) {
+                // SAFETY: as the trait demands.
+                unsafe { to.cast::<[f16; $lanes]>().write_unaligned(value.map(f16::from_f32)) }
+            }
+            #[inline(always)]
+            unsafe fn store_bf16<const STREAM: bool>(self, to: *mut bf16, value: Self::F) {
+                // SAFETY: as the trait demands.
+                unsafe { to.cast::<[bf16; $lanes]>().write_unaligned(value.map(bf16::from_f32)) }
+            }
+        }
+    };
+}
+
+portable!(Portable, 4);
+#[cfg(test)]
+portable!(WidePortable, 16);

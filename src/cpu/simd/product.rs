@@ -1,0 +1,215 @@
+//! Matrix products of tiles: `c = update(a b)`, summed over the depth one step after the other, so that an element's bits depend
+//! neither on the size of the tile nor on its place in it.
+
+use super::vector::Simd;
+
+/// Elements of a cache line.
+const LINE: usize = 16;
+/// How many rows of b are asked for before they are needed.
+const ROWS_AHEAD: usize = 12;
+
+/// A matrix that is read element by element: element (row, depth) is `values[row * row_stride + depth * depth_stride]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Left<'a> {
+    pub values: &'a [f32],
+    pub row_stride: usize,
+    pub depth_stride: usize,
+}
+
+impl<'a> Left<'a> {
+    /// Without the first elements of memory.
+    pub fn from(self, first: usize) -> Left<'a> {
+        Left { values: &self.values[first..], ..self }
+    }
+}
+
+/// A matrix that is read by vectors: element (depth, column) is `values[depth * stride + column]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Right<'a> {
+    pub values: &'a [f32],
+    pub stride: usize,
+}
+
+/// What becomes of what c held.
+#[derive(Clone, Copy)]
+pub(crate) enum Update<'a> {
+    /// `c = a b`.
+    Set,
+    /// `c += a b`.
+    Add,
+    /// `c = factor c + a b`, with a factor a row.
+    ScaleAdd(&'a [f32]),
+}
+
+/// What a and b hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Elements {
+    F32,
+    /// Pairs of bf16 that are neighbours in depth; depth counts pairs.
+    Pairs,
+}
+
+/// The product of `[m, depth]` and `[depth, n]`; n is a multiple of the lanes. Rows of c are `c_stride` apart.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "two matrices, and where their product goes")]
+pub(super) fn product<'a, S: Simd>(
+    s: S,
+    elements: Elements,
+    a: Left<'a>,
+    b: Right<'a>,
+    c: &mut [f32],
+    c_stride: usize,
+    update: Update<'a>,
+    [m, n, depth]: [usize; 3],
+) {
+    assert!(n.is_multiple_of(S::LANES), "rows are padded to whole vectors");
+    if m == 0 || n == 0 {
+        return;
+    }
+    // Every element that is touched below lies within these bounds.
+    assert!((m - 1) * c_stride + n <= c.len());
+    if depth > 0 {
+        assert!((m - 1) * a.row_stride + (depth - 1) * a.depth_stride < a.values.len());
+        assert!((depth - 1) * b.stride + n <= b.values.len());
+    }
+    if let Update::ScaleAdd(factors) = update {
+        assert!(factors.len() >= m);
+    }
+    let task = Task { s, a, b, c: c.as_mut_ptr(), c_stride, update, m, depth };
+    match elements {
+        Elements::F32 => task.columns::<false>(n),
+        Elements::Pairs => task.columns::<true>(n),
+    }
+}
+
+struct Task<'a, S> {
+    s: S,
+    a: Left<'a>,
+    b: Right<'a>,
+    c: *mut f32,
+    c_stride: usize,
+    update: Update<'a>,
+    m: usize,
+    depth: usize,
+}
+
+impl<S: Simd> Task<'_, S> {
+    /// Tiles of R rows and C vectors: R * C sums, C vectors of b and one element of a fit the registers, and there are at least
+    /// 8 sums, so that one multiply-add need not wait for the one before.
+    #[inline(always)]
+    fn columns<const PAIRS: bool>(&self, n: usize) {
+        let vectors = n / S::LANES;
+        let mut column = 0;
+        while column < vectors {
+            let left = vectors - column;
+            column += match (S::HAS_MANY_REGISTERS, self.m, left) {
+                (_, ..=1, 8..) => self.rows::<PAIRS, 1, 8>(column),
+                (_, ..=3, 4..) => self.rows::<PAIRS, 3, 4>(column),
+                (true, _, 2..) => self.rows::<PAIRS, 12, 2>(column),
+                (true, _, _) => self.rows::<PAIRS, 16, 1>(column),
+                (false, _, 2..) => self.rows::<PAIRS, 6, 2>(column),
+                (false, _, _) => self.rows::<PAIRS, 8, 1>(column),
+            };
+        }
+    }
+
+    /// All rows of C vectors; returns C.
+    #[inline(always)]
+    fn rows<const PAIRS: bool, const R: usize, const C: usize>(&self, column: usize) -> usize {
+        let mut row = 0;
+        while row + R <= self.m {
+            self.tile::<PAIRS, R, C>(row, column * S::LANES);
+            row += R;
+        }
+        while row + 4 <= self.m {
+            self.tile::<PAIRS, 4, C>(row, column * S::LANES);
+            row += 4;
+        }
+        while row + 2 <= self.m {
+            self.tile::<PAIRS, 2, C>(row, column * S::LANES);
+            row += 2;
+        }
+        if row < self.m {
+            self.tile::<PAIRS, 1, C>(row, column * S::LANES);
+        }
+        C
+    }
+
+    #[inline(always)]
+    fn tile<const PAIRS: bool, const R: usize, const C: usize>(&self, row: usize, column: usize) {
+        let Task { s, a, b, c_stride, depth, .. } = *self;
+        let mut sums = [[s.splat(0.0); C]; R];
+        // SAFETY: rows `row..row + R` and columns `column..column + C * LANES` are part of the product, whose bounds `product`
+        // checked.
+        unsafe {
+            let mut a_at = a.values.as_ptr().add(row * a.row_stride);
+            let mut b_at = b.values.as_ptr().add(column);
+            let mut left = depth;
+            if C == 1 && R <= LINE {
+                // So few columns wait for memory, and the next rows of a lie too scattered for the processor to foresee: each
+                // step asks for its share of them.
+                let mut next = a_at.wrapping_add(R * a.row_stride);
+                while left >= LINE {
+                    for r in 0..R {
+                        s.prefetch(next.wrapping_add(r * a.row_stride));
+                        for _ in 0..LINE / R {
+                            self.step::<PAIRS, R, C>(&mut a_at, &mut b_at, &mut sums);
+                        }
+                    }
+                    next = next.wrapping_add(LINE * a.depth_stride);
+                    left -= LINE;
+                }
+            }
+            for _ in 0..left {
+                if R == 1 {
+                    // The same, of the rows of b.
+                    for line in (0..C * S::LANES).step_by(LINE) {
+                        s.prefetch(b_at.wrapping_add(ROWS_AHEAD * b.stride + line));
+                    }
+                }
+                self.step::<PAIRS, R, C>(&mut a_at, &mut b_at, &mut sums);
+            }
+            for (r, sums) in sums.into_iter().enumerate() {
+                for (vector, sum) in sums.into_iter().enumerate() {
+                    let to = self.c.add((row + r) * c_stride + column + vector * S::LANES);
+                    let value = match self.update {
+                        Update::Set => sum,
+                        Update::Add => s.add(s.load(to), sum),
+                        Update::ScaleAdd(factors) => {
+                            s.mul_add(s.splat(*factors.get_unchecked(row + r)), s.load(to), sum)
+                        }
+                    };
+                    s.store::<false>(to, value);
+                }
+            }
+        }
+    }
+
+    /// One step of depth.
+    ///
+    /// # Safety
+    /// R rows of a from `a_at` on, and C vectors of b from `b_at` on, lie within their slices.
+    #[inline(always)]
+    unsafe fn step<const PAIRS: bool, const R: usize, const C: usize>(
+        &self,
+        a_at: &mut *const f32,
+        b_at: &mut *const f32,
+        sums: &mut [[S::F; C]; R],
+    ) {
+        let Task { s, a, b, .. } = *self;
+        // SAFETY: as the caller promises.
+        let vectors: [S::F; C] = std::array::from_fn(|vector| unsafe { s.load(b_at.add(vector * S::LANES)) });
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: as the caller promises.
+            let element = s.splat(unsafe { *a_at.add(r * a.row_stride) });
+            for (sum, vector) in sums.iter_mut().zip(vectors) {
+                *sum = match PAIRS {
+                    true => s.dot_pairs(element, vector, *sum),
+                    false => s.mul_add(element, vector, *sum),
+                };
+            }
+        }
+        *a_at = a_at.wrapping_add(a.depth_stride);
+        *b_at = b_at.wrapping_add(b.stride);
+    }
+}
