@@ -53,14 +53,18 @@ impl<'a> Floats<'a> {
     }
 }
 
-/// Converts elements of a known type; both slices have one length.
-pub(super) fn widen<T: Float>(set: InstructionSet, values: &[T], out: &mut [f32]) {
-    let values = match T::DTYPE {
+/// Elements of a known type.
+pub(super) fn of_slice<T: Float>(values: &[T]) -> Floats<'_> {
+    match T::DTYPE {
         DType::F16 => Floats::F16(bytemuck::cast_slice(values)),
         DType::BF16 => Floats::BF16(bytemuck::cast_slice(values)),
         _ => Floats::F32(bytemuck::cast_slice(values)),
-    };
-    simd::widen(set, values, out);
+    }
+}
+
+/// Converts elements of a known type; both slices have one length.
+pub(super) fn widen<T: Float>(set: InstructionSet, values: &[T], out: &mut [f32]) {
+    simd::widen(set, of_slice(values), out);
 }
 
 /// Rounds to elements of a known type, to nearest, ties to even; both slices have one length.

@@ -69,19 +69,27 @@ impl Tensor {
     /// # Errors
     /// [`Error::TooManyDimensions`]; [`Error::Cuda`] when the GPU has no memory left.
     pub fn zeros(device: &Device, dtype: DType, shape: impl AsRef<[usize]>) -> Result<Tensor> {
-        let mut tensor = Tensor::with_layout(device, dtype, Layout::contiguous(shape.as_ref())?)?;
-        // Host memory is zero from the start.
-        if !matches!(tensor.storage, Storage::Host(_)) {
-            tensor.write_bytes(&vec![0; tensor.layout.num_elements() * dtype.size_bytes()])?;
+        let layout = Layout::contiguous(shape.as_ref())?;
+        let size_bytes = layout.num_elements() * dtype.size_bytes();
+        match device.kind() {
+            Kind::Cpu(_) => {
+                let storage = Storage::Host(HostBuffer::zeroed(size_bytes));
+                Ok(Tensor { storage, dtype, layout, device: device.clone() })
+            }
+            #[cfg(any(feature = "cuda", feature = "emulator"))]
+            _ => {
+                let mut tensor = Tensor::with_layout(device, dtype, layout)?;
+                tensor.write_bytes(&vec![0; size_bytes])?;
+                Ok(tensor)
+            }
         }
-        Ok(tensor)
     }
 
-    /// Memory for a compact layout (offset 0, no gaps), for an operation to fill: zero on the host, anything elsewhere.
+    /// Memory for a compact layout (offset 0, no gaps), for an operation to fill: it holds anything.
     pub(crate) fn with_layout(device: &Device, dtype: DType, layout: Layout) -> Result<Tensor> {
         let size_bytes = layout.num_elements() * dtype.size_bytes();
         let storage = match device.kind() {
-            Kind::Cpu(_) => Storage::Host(HostBuffer::zeroed(size_bytes)),
+            Kind::Cpu(_) => Storage::Host(HostBuffer::any(size_bytes)),
             #[cfg(feature = "cuda")]
             Kind::Cuda(cuda) => Storage::Cuda(cuda.allocate(size_bytes)?),
             #[cfg(feature = "emulator")]

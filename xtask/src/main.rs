@@ -4,6 +4,7 @@
 mod bindings;
 mod budgets;
 mod bundle;
+mod compare;
 mod demo;
 mod mutants;
 mod pip;
@@ -39,6 +40,8 @@ enum Chore {
     Budgets(budgets::Budgets),
     /// Check and time candidates for the table of kernels: on a GPU, or without times on the emulator
     Sweep(sweep::Sweep),
+    /// Time the CPU device beside PyTorch's, in turns and on the same inputs
+    Compare(compare::Compare),
     /// Install the pinned CUDA compiler under target/toolkit
     Toolkit,
     /// Generate src/params.rs from kernels/lib/params.h
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Chore::Mutants(mutants) => mutants.run(),
         Chore::Budgets(budgets) => budgets.run(),
         Chore::Sweep(sweep) => sweep.run(),
+        Chore::Compare(compare) => compare.run(),
         Chore::Toolkit => toolkit(),
         Chore::Bindings { check } => bindings::run(check),
         Chore::Model => demo::model().map(|folder| println!("The model is in {}", shown(&folder))),

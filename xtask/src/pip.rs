@@ -103,7 +103,7 @@ impl Wheels {
 }
 
 /// A Python 3 that has pip.
-fn python_with_pip() -> Result<PathBuf> {
+pub fn python_with_pip() -> Result<PathBuf> {
     let python = PathBuf::from("python3");
     if Command::new(&python).arg("--version").output().is_err() {
         bail!("python3 is missing: install Python 3 with pip (Debian and Ubuntu: apt install python3 python3-pip)");

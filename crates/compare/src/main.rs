@@ -166,7 +166,14 @@ fn rows(request: &Request, inputs: &[Tensor], serve: &mut dyn FnMut(&mut Call<'_
     let mut output = Tensor::zeros(&device, x.dtype(), x.shape())?;
     if request.operation == "softmax" {
         if request.allocates {
-            serve(&mut || nanoseconds(|| Softmax::new().forward(x).map(|y| output = y)))?;
+            let mut output = Some(output);
+            serve(&mut || {
+                nanoseconds(|| {
+                    drop(output.take());
+                    Softmax::new().forward(x).map(|y| output = Some(y))
+                })
+            })?;
+            let output = output.context("there was a call")?;
             return Ok(output);
         }
         let plan = Softmax::new().plan(&SoftmaxSpec::new(x.view().spec()), &target)?;
@@ -187,8 +194,14 @@ fn rows(request: &Request, inputs: &[Tensor], serve: &mut dyn FnMut(&mut Call<'_
         inputs_of_norm = inputs_of_norm.bias(bias);
     }
     if request.allocates {
-        serve(&mut || nanoseconds(|| norm.forward(&inputs_of_norm).map(|forward| output = forward.output)))?;
-        return Ok(output);
+        let mut output = Some(output);
+        serve(&mut || {
+            nanoseconds(|| {
+                drop(output.take());
+                norm.forward(&inputs_of_norm).map(|forward| output = Some(forward.output))
+            })
+        })?;
+        return output.context("there was a call");
     }
     let plan = norm.plan(&inputs_of_norm.spec(), &target)?;
     let mut workspace = plan.workspace(&stream)?;

@@ -16,7 +16,7 @@ use crate::attention::{BackwardProblem, Gradients, Operands, Problem, Saved};
 use crate::cpu::attention::bias_gradient;
 use crate::cpu::attention::block::{Block, apply_options, block_elements, drop_weights, hide_by_position};
 use crate::cpu::attention::inputs::{HeadRows, Inputs, RowsAt, Sequence, within};
-use crate::cpu::attention::operand::{LeftTile, RightTile, tile_elements};
+use crate::cpu::attention::operand::{LeftTile, RightTile, right_elements, tile_elements};
 use crate::cpu::attention::{BLOCK_KV, BLOCK_Q, PANEL_LANES, padded};
 use crate::cpu::dispatch_float;
 use crate::cpu::floats::{narrow, widen};
@@ -39,10 +39,10 @@ fn areas(problem: &BackwardProblem) -> [usize; 15] {
     [
         block_elements(d),
         block_elements(dv),
-        block_elements(d),
-        block_elements(dv),
+        right_elements(BLOCK_Q, d),
+        right_elements(BLOCK_Q, dv),
         tile_elements(d),
-        tile_elements(d),
+        right_elements(BLOCK_KV, d),
         tile_elements(dv),
         TILE,
         TILE,

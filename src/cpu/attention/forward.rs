@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use crate::attention::{Operands, Problem};
 use crate::cpu::attention::block::{Block, Panel, apply_options, block_elements, drop_weights, hide_by_position};
-use crate::cpu::attention::inputs::{Inputs, within};
-use crate::cpu::attention::operand::{LeftTile, RightTile, depth, elements, tile_elements};
+use crate::cpu::attention::inputs::{Inputs, RowsAt, within};
+use crate::cpu::attention::operand::{LeftTile, RightTile, depth, elements, right_elements, tile_elements};
 use crate::cpu::attention::{BLOCK_KV, BLOCK_Q, PANEL_LANES, RANGE_KV, padded};
 use crate::cpu::dispatch_float;
 use crate::cpu::floats::narrow;
@@ -29,7 +29,7 @@ fn areas(problem: &Problem) -> [usize; 11] {
     [
         block_elements(d),
         tile_elements(d),
-        tile_elements(dv),
+        right_elements(BLOCK_KV, dv),
         BLOCK_KV * PANEL_LANES,
         BLOCK_Q * dv,
         BLOCK_Q * dv,
@@ -323,57 +323,82 @@ impl<T: Float> Forward<'_, T> {
         let Inputs { set, k, v, .. } = &self.inputs;
         let place = self.inputs.place(&block.sequence, block.first.0);
         let queries = block.queries(&(0..block.count));
+        let Scratch { q, k: k_area, v: v_area, panel: scores, range: state, .. } = scratch;
         let mut is_empty = true;
         for first in place.key_tiles(&queries, &(range * RANGE_KV..(range + 1) * RANGE_KV)) {
             if std::mem::take(&mut is_empty) {
-                scratch.range.clear();
+                state.clear();
             }
             let rows = place.rows_of_tile(&queries, first);
             let at = block.sequence.keys_at(block.kv_head, first);
-            let k = LeftTile::new(*set, self.elements, k, at, &rows, scratch.k);
-            let v = RightTile::new(*set, self.elements, v, at, &rows, scratch.v);
+            if block.count <= simd::FEW {
+                let panel = Panel { rows: 0..block.count, width: set.lanes() };
+                let tile = Tile::new(first, at, rows.clone(), self.elements);
+                self.scores_of_few(&panel, &tile, q, k_area, scores);
+                let rescale = self.weigh(block, &panel, &tile, scores, state);
+                self.add_values_of_few(&panel, &tile, &rescale, v_area, scores, state);
+                continue;
+            }
+            let k = LeftTile::new(*set, self.elements, k, at, &rows, k_area);
+            let v = RightTile::new(*set, self.elements, v, at, &rows, v_area);
             for panel in block.panels(*set) {
-                let rows = place.rows_of_tile(&block.queries(&panel.rows), first);
-                if !rows.is_empty() {
-                    let tile = Tile { first, rows, k: &k, v: &v };
-                    self.add_tile(block, &panel, &tile, scratch.q, scratch.panel, &mut scratch.range);
+                let seen = place.rows_of_tile(&block.queries(&panel.rows), first);
+                if !seen.is_empty() {
+                    let tile = Tile::new(first, at, seen, self.elements);
+                    self.scores(&panel, &tile, q, &k, 0, scores);
+                    let rescale = self.weigh(block, &panel, &tile, scores, state);
+                    self.add_values(&panel, &tile, &rescale, &v, scores, state);
                 }
             }
         }
         !is_empty
     }
 
-    /// Adds the keys of a tile that any row of a panel sees.
-    fn add_tile(
+    /// Sets the panel's rows from the tile's row `skipped` on to the products of queries and keys.
+    fn scores(&self, panel: &Panel, tile: &Tile, q: &[f32], k: &LeftTile<'_>, skipped: usize, scores: &mut [f32]) {
+        let d = self.inputs.problem.head_dim;
+        let queries = panel.transposed(self.elements, q, d);
+        let size = [tile.rows.len() - skipped, panel.width, depth(self.elements, d)];
+        let scores = &mut scores[(tile.before + skipped) * panel.width..];
+        let k = k.rows_from(tile.rows.start + skipped);
+        simd::product(self.inputs.set, self.elements, k, queries, scores, panel.width, Update::Set, size);
+    }
+
+    /// As [`Forward::scores`], of few queries: most keys are read where they lie.
+    fn scores_of_few(&self, panel: &Panel, tile: &Tile, q: &[f32], k_area: &mut [f32], scores: &mut [f32]) {
+        let Inputs { set, problem, k, .. } = &self.inputs;
+        let size = [tile.rows.len(), panel.rows.len(), problem.head_dim];
+        let has_pairs = self.elements == Elements::Pairs;
+        let few_scores = &mut scores[tile.before * panel.width..][..tile.rows.len() * panel.width];
+        // Lanes without a query are computed too, and must be numbers.
+        few_scores.fill(0.0);
+        let k_rows = k.typed(tile.at, tile.rows.start);
+        let done = simd::scores_of_few(*set, k_rows, q, has_pairs, few_scores, panel.width, size);
+        if done < tile.rows.len() {
+            let rest = tile.rows.start + done..tile.rows.end;
+            let k = LeftTile::new(*set, self.elements, k, tile.at, &rest, k_area);
+            self.scores(panel, tile, q, &k, done, scores);
+        }
+    }
+
+    /// Turns the scores of a panel into weights; returns what each lane's results so far have to be multiplied by.
+    fn weigh(
         &self,
         block: &Block,
         panel: &Panel,
-        tile: &Tile<'_>,
-        q: &[f32],
+        tile: &Tile,
         scores: &mut [f32],
         state: &mut State<'_>,
-    ) {
-        let (set, elements) = (self.inputs.set, self.elements);
-        let Inputs { problem, scoring, .. } = &self.inputs;
+    ) -> [f32; PANEL_LANES] {
+        let Inputs { set, problem, scoring, .. } = &self.inputs;
         let place = self.inputs.place(&block.sequence, block.first.0);
-        let (width, dv) = (panel.width, padded(problem.head_dim_v));
-        let Range { start, end } = tile.rows;
-        let keys = tile.first + start..tile.first + end;
-        // Pairs of keys start at even ones. What they have besides gets no weight.
-        let (before, after) = match elements {
-            Elements::F32 => (0, 0),
-            Elements::Pairs => (start % 2, end % 2),
-        };
-        let all_scores = &mut scores[..(before + keys.len() + after) * width];
-        let (unseen, rest) = all_scores.split_at_mut(before * width);
+        let (set, width) = (*set, panel.width);
+        let keys = tile.first + tile.rows.start..tile.first + tile.rows.end;
+        let all_scores = &mut scores[..tile.keys() * width];
+        let (unseen, rest) = all_scores.split_at_mut(tile.before * width);
         unseen.fill(f32::NEG_INFINITY);
         let (scores, unseen) = rest.split_at_mut(keys.len() * width);
         unseen.fill(f32::NEG_INFINITY);
-
-        let d = problem.head_dim;
-        let queries = panel.transposed(elements, q, d);
-        let size = [keys.len(), width, depth(elements, d)];
-        simd::product(set, elements, tile.k.rows_from(start), queries, scores, width, Update::Set, size);
         if scoring.has_options() {
             simd::scale(set, scores, problem.scale);
             apply_options(scoring, &place, block, panel, &keys, scores, width, &mut []);
@@ -385,26 +410,52 @@ impl<T: Float> Forward<'_, T> {
         let running = Running { max: &mut state.max[lanes.clone()], sum: &mut state.sum[lanes], rescale: &mut rescale };
         simd::softmax_panel(set, all_scores, width, self.factor(), running);
         if scoring.has_dropout() {
-            let scores = &mut all_scores[before * width..][..keys.len() * width];
-            drop_weights(scoring, &place, block, panel, &keys, scores, width, |weight, factor| *weight *= factor);
+            let weights = &mut all_scores[tile.before * width..][..keys.len() * width];
+            drop_weights(scoring, &place, block, panel, &keys, weights, width, |weight, factor| *weight *= factor);
         }
-        let count = before + keys.len() + after;
-        if elements == Elements::Pairs {
+        if self.elements == Elements::Pairs {
             simd::pair_rows(set, all_scores, width);
         }
-        let weights = Left { values: all_scores, row_stride: 1, depth_stride: width };
-        let size = [panel.rows.len(), tile.v.columns, depth(elements, count)];
-        let sums = &mut state.sums[panel.rows.start * dv..];
-        simd::product(
-            set,
-            elements,
-            weights,
-            tile.v.rows_from(start - before),
-            sums,
-            dv,
-            Update::ScaleAdd(&rescale),
-            size,
-        );
+        rescale
+    }
+
+    /// Adds the values of a tile by the weights of a panel.
+    fn add_values(
+        &self,
+        panel: &Panel,
+        tile: &Tile,
+        rescale: &[f32],
+        v: &RightTile<'_>,
+        weights: &[f32],
+        state: &mut State<'_>,
+    ) {
+        let dv = padded(self.inputs.problem.head_dim_v);
+        let weights = Left { values: weights, row_stride: 1, depth_stride: panel.width };
+        let size = [panel.rows.len(), v.columns, depth(self.elements, tile.keys())];
+        let (sums, update) = (&mut state.sums[panel.rows.start * dv..], Update::ScaleAdd(rescale));
+        let v = v.rows_from(tile.rows.start - tile.before);
+        simd::product(self.inputs.set, self.elements, weights, v, sums, dv, update, size);
+    }
+
+    /// As [`Forward::add_values`], of few queries: values are read where they lie, unless it takes pairs of them, or padding.
+    fn add_values_of_few(
+        &self,
+        panel: &Panel,
+        tile: &Tile,
+        rescale: &[f32],
+        v_area: &mut [f32],
+        weights: &[f32],
+        state: &mut State<'_>,
+    ) {
+        let Inputs { set, problem, v, .. } = &self.inputs;
+        let columns = problem.head_dim_v;
+        if self.elements == Elements::F32 && columns.is_multiple_of(set.lanes()) {
+            let size = [panel.rows.len(), columns, tile.keys()];
+            let v = v.typed(tile.at, tile.rows.start);
+            return simd::values_of_few(*set, weights, panel.width, v, state.sums, padded(columns), rescale, size);
+        }
+        let v = RightTile::new(*set, self.elements, v, tile.at, &tile.rows, v_area);
+        self.add_values(panel, tile, rescale, &v, weights, state);
     }
 
     /// Folds the sinks in, normalises and rounds a block's total. The block's first row is row `first_row` of the output.
@@ -438,10 +489,27 @@ impl<T: Float> Forward<'_, T> {
 }
 
 /// The part of a tile of keys that a panel sees.
-struct Tile<'a> {
-    /// The tile's first key.
+struct Tile {
+    /// The tile's first key, and where it lies.
     first: usize,
+    at: RowsAt,
     rows: Range<usize>,
-    k: &'a LeftTile<'a>,
-    v: &'a RightTile<'a>,
+    /// Rows before and after that the panel has besides, without weight: pairs of keys start at even ones.
+    before: usize,
+    after: usize,
+}
+
+impl Tile {
+    fn new(first: usize, at: RowsAt, rows: Range<usize>, elements: Elements) -> Tile {
+        let (before, after) = match elements {
+            Elements::F32 => (0, 0),
+            Elements::Pairs => (rows.start % 2, rows.end % 2),
+        };
+        Tile { first, at, rows, before, after }
+    }
+
+    /// The rows of the panel.
+    fn keys(&self) -> usize {
+        self.before + self.rows.len() + self.after
+    }
 }

@@ -5,7 +5,8 @@ use std::ops::Range;
 use crate::attention::{Band, Operands, Problem};
 use crate::cpu::attention::scores::Scoring;
 use crate::cpu::attention::{BLOCK_KV, BLOCK_Q};
-use crate::cpu::simd::InstructionSet;
+use crate::cpu::floats;
+use crate::cpu::simd::{InstructionSet, TypedRows};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::tensor::{Element, Float, TensorRef};
@@ -221,6 +222,13 @@ impl<'a, T: Float> HeadRows<'a, T> {
     /// The elements of a row.
     pub fn columns(&self) -> usize {
         self.columns
+    }
+
+    /// From a row on, as it lies.
+    pub fn typed(&self, at: RowsAt, index: usize) -> TypedRows<'a> {
+        let [batch, head, row] = self.strides;
+        let values = &self.values[at.entry * batch + at.head * head + (at.first + index) * row..];
+        TypedRows { values: floats::of_slice(values), stride: row }
     }
 
     /// From the first row on as f32, with the distance of neighbouring rows; `None` if they are of another type.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::cpu::attention::BLOCK_KV;
 use crate::cpu::attention::inputs::{HeadRows, RowsAt};
 use crate::cpu::floats::widen;
-use crate::cpu::simd::{Elements, InstructionSet, Left, Right};
+use crate::cpu::simd::{self, Elements, InstructionSet, Left, Right};
 use crate::dtype::DType;
 use crate::tensor::Float;
 
@@ -25,15 +25,20 @@ pub(super) fn depth(elements: Elements, count: usize) -> usize {
     }
 }
 
-/// Two bf16 in the 32 bits of an f32.
-fn pair(low: u16, high: u16) -> f32 {
-    f32::from_bits(u32::from(low) | (u32::from(high) << 16))
-}
-
-/// A row's elements as bf16, and 0 where it has ended.
-fn bits<T: Float>(row: &[T]) -> impl Fn(usize) -> u16 {
-    let row: &[u16] = bytemuck::cast_slice(row);
-    move |index| row.get(index).copied().unwrap_or(0)
+/// Joins two rows of bf16 into pairs; a row that is absent, and what is past the end, is 0.
+fn join(low: Option<&[u16]>, high: Option<&[u16]>, out: &mut [f32]) {
+    let columns = low.or(high).map_or(0, <[u16]>::len);
+    let (out, padding) = out.split_at_mut(columns);
+    padding.fill(0.0);
+    let pair = |low: u16, high: u16| f32::from_bits(u32::from(low) | (u32::from(high) << 16));
+    match (low, high) {
+        (Some(low), Some(high)) => {
+            out.iter_mut().zip(low.iter().zip(high)).for_each(|(out, (low, high))| *out = pair(*low, *high));
+        }
+        (Some(low), None) => out.iter_mut().zip(low).for_each(|(out, low)| *out = pair(*low, 0)),
+        (None, Some(high)) => out.iter_mut().zip(high).for_each(|(out, high)| *out = pair(0, *high)),
+        (None, None) => {}
+    }
 }
 
 /// The rows of a tile that a product multiplies element by element, such as keys, whose depth is head_dim.
@@ -61,8 +66,10 @@ impl<'a> LeftTile<'a> {
             match elements {
                 Elements::F32 => widen(set, tensor.row(at, row), out),
                 Elements::Pairs => {
-                    let bits = bits(tensor.row(at, row));
-                    out.iter_mut().enumerate().for_each(|(i, out)| *out = pair(bits(2 * i), bits(2 * i + 1)));
+                    let row: &[u8] = bytemuck::cast_slice(tensor.row(at, row));
+                    let (out, padding) = bytemuck::cast_slice_mut(out).split_at_mut(row.len());
+                    out.copy_from_slice(row);
+                    padding.fill(0);
                 }
             }
         }
@@ -75,7 +82,18 @@ impl<'a> LeftTile<'a> {
     }
 }
 
-/// The rows of a tile that a product multiplies by vectors, such as values, whose depth is the keys.
+/// The distance of a right side's rows: an odd number of cache lines, so that a few columns of all rows lie in different sets of the
+/// first cache. As they lie in memory, with a power of two between them, most of them would share some.
+const fn right_stride(columns: usize) -> usize {
+    (columns.div_ceil(simd::LANES) | 1) * simd::LANES
+}
+
+/// Scratch memory of a [`RightTile`] with so many rows.
+pub(super) const fn right_elements(rows: usize, columns: usize) -> usize {
+    rows * right_stride(columns)
+}
+
+/// The rows of a tile that a product multiplies by vectors, such as values, whose depth is the keys: always in scratch memory.
 pub(super) struct RightTile<'a> {
     values: &'a [f32],
     stride: usize,
@@ -85,7 +103,7 @@ pub(super) struct RightTile<'a> {
 }
 
 impl<'a> RightTile<'a> {
-    /// As [`LeftTile::new`]; `scratch` has [`BLOCK_KV`] rows of at least the padded columns' number. The rows of a pair that is
+    /// As [`LeftTile::new`]; `scratch` has [`right_elements`]. The rows of a pair that is
     /// in `rows` in part are 0 outside of them.
     pub fn new<T: Float>(
         set: InstructionSet,
@@ -95,30 +113,23 @@ impl<'a> RightTile<'a> {
         rows: &Range<usize>,
         scratch: &'a mut [f32],
     ) -> RightTile<'a> {
-        let columns = tensor.columns().next_multiple_of(set.lanes());
-        if columns == tensor.columns()
-            && let Some((values, stride)) = tensor.as_f32(at)
-        {
-            return RightTile { values, stride, elements, columns };
-        }
+        let (columns, stride) = (tensor.columns().next_multiple_of(set.lanes()), right_stride(tensor.columns()));
         match elements {
             Elements::F32 => {
                 for row in rows.clone() {
-                    let (values, padding) = scratch[row * columns..][..columns].split_at_mut(tensor.columns());
+                    let (values, padding) = scratch[row * stride..][..columns].split_at_mut(tensor.columns());
                     widen(set, tensor.row(at, row), values);
                     padding.fill(0.0);
                 }
             }
             Elements::Pairs => {
                 for first in (rows.start / 2 * 2..rows.end).step_by(2) {
-                    let of = |row: usize| bits(if rows.contains(&row) { tensor.row(at, row) } else { &[] });
-                    let (low, high) = (of(first), of(first + 1));
-                    let out = &mut scratch[first / 2 * columns..][..columns];
-                    out.iter_mut().enumerate().for_each(|(i, out)| *out = pair(low(i), high(i)));
+                    let of = |row| rows.contains(&row).then(|| bytemuck::cast_slice(tensor.row(at, row)));
+                    join(of(first), of(first + 1), &mut scratch[first / 2 * stride..][..columns]);
                 }
             }
         }
-        RightTile { values: scratch, stride: columns, elements, columns }
+        RightTile { values: scratch, stride, elements, columns }
     }
 
     /// From a row of the tile on; of pairs, an even one.

@@ -84,9 +84,20 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn dot_pairs(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-        let low = |pairs| unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(pairs))) };
-        let high = |pairs| unsafe { _mm256_and_ps(pairs, _mm256_castsi256_ps(_mm256_set1_epi32(-0x1_0000))) };
-        self.mul_add(high(a), high(b), self.mul_add(low(a), low(b), c))
+        let ([a_low, a_high], [b_low, b_high]) = (self.split_pairs(a), self.split_pairs(b));
+        self.mul_add(a_high, b_high, self.mul_add(a_low, b_low, c))
+    }
+    #[inline(always)]
+    unsafe fn load_transposed(self, from: *const f32, stride: usize) -> [__m256; 8] {
+        // SAFETY: as the trait demands.
+        unsafe { transposed(from, stride) }
+    }
+    #[inline(always)]
+    fn split_pairs(self, pairs: __m256) -> [__m256; 2] {
+        unsafe {
+            let low = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(pairs)));
+            [low, _mm256_and_ps(pairs, _mm256_castsi256_ps(_mm256_set1_epi32(-0x1_0000)))]
+        }
     }
     #[inline(always)]
     fn pairs(self, low: __m256, high: __m256) -> __m256 {
@@ -96,7 +107,7 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn prefetch(self, at: *const f32) {
+    fn prefetch(self, at: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
     #[inline(always)]
@@ -131,6 +142,46 @@ impl Simd for Avx2 {
             let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(halves, halves));
             store_halves::<STREAM>(to.cast(), _mm256_castsi256_si128(packed));
         }
+    }
+}
+
+/// The transpose of eight rows of eight elements, `stride` apart.
+///
+/// # Safety
+/// The processor has AVX, and the elements can be read.
+#[inline(always)]
+pub(super) unsafe fn transposed(from: *const f32, stride: usize) -> [__m256; 8] {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let [a, b, c, d] = transposed_half(from, stride);
+        let [e, f, g, h] = transposed_half(from.add(4), stride);
+        [a, b, c, d, e, f, g, h]
+    }
+}
+
+/// The transpose of eight rows of four elements, `stride` apart.
+///
+/// # Safety
+/// As [`transposed`].
+#[inline(always)]
+unsafe fn transposed_half(from: *const f32, stride: usize) -> [__m256; 4] {
+    // SAFETY: as the caller promises.
+    unsafe {
+        // Rows i and i + 4 side by side, so that what is left to do stays within halves.
+        let mut rows = [_mm256_setzero_ps(); 4];
+        for (index, row) in rows.iter_mut().enumerate() {
+            let low = _mm256_castps128_ps256(_mm_loadu_ps(from.add(index * stride)));
+            *row = _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(from.add((index + 4) * stride)));
+        }
+        let [a, b, c, d] = rows;
+        let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+        let (ab_high, cd_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+        [
+            _mm256_shuffle_ps::<0x44>(ab, cd),
+            _mm256_shuffle_ps::<0xee>(ab, cd),
+            _mm256_shuffle_ps::<0x44>(ab_high, cd_high),
+            _mm256_shuffle_ps::<0xee>(ab_high, cd_high),
+        ]
     }
 }
 

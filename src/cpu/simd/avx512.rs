@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
+use super::avx2;
 use super::vector::Simd;
 
 /// Exists only where the processor has AVX-512 F, BW, DQ and VL, FMA and F16C; with `BF16`, AVX-512 BF16 too.
@@ -93,9 +94,27 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             let [a, b] = [a, b].map(|pairs| unsafe { std::mem::transmute::<__m512, __m512bh>(pairs) });
             return unsafe { _mm512_dpbf16_ps(c, a, b) };
         }
-        let low = |pairs| unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(pairs))) };
-        let high = |pairs| unsafe { _mm512_and_ps(pairs, _mm512_castsi512_ps(_mm512_set1_epi32(-0x1_0000))) };
-        self.mul_add(high(a), high(b), self.mul_add(low(a), low(b), c))
+        let ([a_low, a_high], [b_low, b_high]) = (self.split_pairs(a), self.split_pairs(b));
+        self.mul_add(a_high, b_high, self.mul_add(a_low, b_low, c))
+    }
+    #[inline(always)]
+    unsafe fn load_transposed(self, from: *const f32, stride: usize) -> [__m512; 8] {
+        let mut columns = [self.splat(0.0); 8];
+        // SAFETY: as the trait demands; AVX-512 F has AVX.
+        unsafe {
+            let (low, high) = (avx2::transposed(from, stride), avx2::transposed(from.add(8 * stride), stride));
+            for (column, (low, high)) in columns.iter_mut().zip(low.into_iter().zip(high)) {
+                *column = _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high);
+            }
+        }
+        columns
+    }
+    #[inline(always)]
+    fn split_pairs(self, pairs: __m512) -> [__m512; 2] {
+        unsafe {
+            let low = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(pairs)));
+            [low, _mm512_and_ps(pairs, _mm512_castsi512_ps(_mm512_set1_epi32(-0x1_0000)))]
+        }
     }
     #[inline(always)]
     fn pairs(self, low: __m512, high: __m512) -> __m512 {
@@ -105,7 +124,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         }
     }
     #[inline(always)]
-    fn prefetch(self, at: *const f32) {
+    fn prefetch(self, at: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
     #[inline(always)]

@@ -10,6 +10,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod few;
 mod math;
 mod panel;
 mod philox;
@@ -23,6 +24,7 @@ mod vector;
 
 use std::sync::OnceLock;
 
+pub(crate) use few::{FEW, TypedRows};
 pub(crate) use panel::{LaneKeys, Running};
 pub(crate) use philox::{GROUP_KEYS, keep_factors};
 pub(crate) use product::{Elements, Left, Right, Update};
@@ -135,6 +137,19 @@ vectorized! {
     pub(crate) fn product<'a>(
         elements: Elements, a: Left<'a>, b: Right<'a>, c: &mut [f32], c_stride: usize, update: Update<'a>, size: [usize; 3],
     ) = product::product;
+
+    /// The scores of few queries, for as many of `keys` as it returns: element (key, query) of `scores`, whose rows are `width`
+    /// apart. Element (depth, query) of q is `q[depth * width + query]`; of pairs, where `has_pairs`, depth counts them. The size is
+    /// `[keys, queries, depth]`.
+    pub(crate) fn scores_of_few(
+        k: TypedRows<'_>, q: &[f32], has_pairs: bool, scores: &mut [f32], width: usize, size: [usize; 3],
+    ) -> usize = few::scores_of_few;
+
+    /// `sums = rescale sums + weights^T v` for few queries: element (key, query) of the weights is `weights[key * width + query]`.
+    /// The size is `[queries, columns, keys]`; columns are whole vectors. Rows of sums are `stride` apart.
+    pub(crate) fn values_of_few(
+        weights: &[f32], width: usize, v: TypedRows<'_>, sums: &mut [f32], stride: usize, rescale: &[f32], size: [usize; 3],
+    ) = few::values_of_few;
 
     /// Replaces a panel's scores by `2^(factor * (score - max))`, with each lane's new maximum, and updates what the lanes have seen.
     /// `scores` are whole rows of `width` lanes.

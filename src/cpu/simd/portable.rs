@@ -86,12 +86,24 @@ macro_rules! portable {
             }
             #[inline(always)]
             fn dot_pairs(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
-                let low = |pair: f32| f32::from_bits(pair.to_bits() << 16);
-                let high = |pair: f32| f32::from_bits(pair.to_bits() & 0xffff_0000);
-                std::array::from_fn(|lane| {
-                    let sum = mul_add(low(a[lane]), low(b[lane]), c[lane]);
-                    mul_add(high(a[lane]), high(b[lane]), sum)
-                })
+                let ([a_low, a_high], [b_low, b_high]) = (self.split_pairs(a), self.split_pairs(b));
+                self.mul_add(a_high, b_high, self.mul_add(a_low, b_low, c))
+            }
+            #[inline(always)]
+            unsafe fn load_transposed(self, from: *const f32, stride: usize) -> [Self::F; 8] {
+                let mut columns = [[0.0; $lanes]; 8];
+                for (index, column) in columns.iter_mut().enumerate() {
+                    for (row, element) in column.iter_mut().enumerate() {
+                        // SAFETY: as the trait demands.
+                        *element = unsafe { *from.add(row * stride + index) };
+                    }
+                }
+                columns
+            }
+            #[inline(always)]
+            fn split_pairs(self, pairs: Self::F) -> [Self::F; 2] {
+                let low = pairs.map(|pair| f32::from_bits(pair.to_bits() << 16));
+                [low, pairs.map(|pair| f32::from_bits(pair.to_bits() & 0xffff_0000))]
             }
             #[inline(always)]
             fn pairs(self, low: Self::F, high: Self::F) -> Self::F {
@@ -99,7 +111,7 @@ macro_rules! portable {
                 std::array::from_fn(|lane| f32::from_bits(bits(low[lane]) | (bits(high[lane]) << 16)))
             }
             #[inline(always)]
-            fn prefetch(self, _: *const f32) {}
+            fn prefetch(self, _: *const u8) {}
             #[inline(always)]
             unsafe fn load(self, from: *const f32) -> Self::F {
                 // SAFETY: as the trait demands.

@@ -3,11 +3,6 @@
 
 use super::vector::Simd;
 
-/// Elements of a cache line.
-const LINE: usize = 16;
-/// How many rows of b are asked for before they are needed.
-const ROWS_AHEAD: usize = 12;
-
 /// A matrix that is read element by element: element (row, depth) is `values[row * row_stride + depth * depth_stride]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Left<'a> {
@@ -144,29 +139,7 @@ impl<S: Simd> Task<'_, S> {
         unsafe {
             let mut a_at = a.values.as_ptr().add(row * a.row_stride);
             let mut b_at = b.values.as_ptr().add(column);
-            let mut left = depth;
-            if C == 1 && R <= LINE {
-                // So few columns wait for memory, and the next rows of a lie too scattered for the processor to foresee: each
-                // step asks for its share of them.
-                let mut next = a_at.wrapping_add(R * a.row_stride);
-                while left >= LINE {
-                    for r in 0..R {
-                        s.prefetch(next.wrapping_add(r * a.row_stride));
-                        for _ in 0..LINE / R {
-                            self.step::<PAIRS, R, C>(&mut a_at, &mut b_at, &mut sums);
-                        }
-                    }
-                    next = next.wrapping_add(LINE * a.depth_stride);
-                    left -= LINE;
-                }
-            }
-            for _ in 0..left {
-                if R == 1 {
-                    // The same, of the rows of b.
-                    for line in (0..C * S::LANES).step_by(LINE) {
-                        s.prefetch(b_at.wrapping_add(ROWS_AHEAD * b.stride + line));
-                    }
-                }
+            for _ in 0..depth {
                 self.step::<PAIRS, R, C>(&mut a_at, &mut b_at, &mut sums);
             }
             for (r, sums) in sums.into_iter().enumerate() {

@@ -155,7 +155,7 @@ fn softmax_row<S: Simd, T: Cell, O: Cell>(
     let (base, factor) = (s.splat(base), s.splat(scale * LOG2_E));
     let [sum] = sum_each!(s: S, x.len(), at => {
         // The next row, most likely.
-        s.prefetch(x.as_ptr().wrapping_add(x.len() + at.start()).cast());
+        s.prefetch(x.as_ptr().wrapping_add(x.len() + at.start()).cast::<u8>());
         let value = exp2(s, s.mul(s.sub(at.load(s, x), base), factor));
         at.store(s, exponentials, value);
         [value]
@@ -292,6 +292,10 @@ fn norm_gradients_on<S: Simd>(
 fn central_sum_on<S: Simd>(s: S, values: Floats<'_>, center: f32, power: u32) -> f32 {
     let center = s.splat(center);
     let [sum] = with_cells!(Floats, values, values => sum_each!(s: S, values.len(), at => {
+        if power == 1 {
+            // The next row, most likely.
+            s.prefetch(values.as_ptr().wrapping_add(values.len() + at.start()).cast::<u8>());
+        }
         let distance = s.sub(at.load(s, values), center);
         [if power == 1 { distance } else { s.mul(distance, distance) }]
     }));

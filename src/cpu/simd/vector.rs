@@ -36,14 +36,21 @@ pub(super) trait Simd: Copy {
     /// `c` plus the products of two pairs of bf16 a lane, each pair in the 32 bits of an f32. The processors that have it as one
     /// instruction take subnormal numbers for 0.
     fn dot_pairs(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The first and the second elements of pairs of bf16.
+    fn split_pairs(self, pairs: Self::F) -> [Self::F; 2];
     /// Rounds to bf16, to nearest, ties to even, and joins two vectors into pairs, `low` in the first places. A NaN stays one.
     fn pairs(self, low: Self::F, high: Self::F) -> Self::F;
     /// Asks for the cache line of an address, which may be any.
-    fn prefetch(self, at: *const f32);
+    fn prefetch(self, at: *const u8);
 
     /// # Safety
     /// [`Simd::LANES`] elements from `from` on can be read.
     unsafe fn load(self, from: *const f32) -> Self::F;
+    /// Eight elements of as many rows as there are lanes: a vector an element, a lane a row.
+    ///
+    /// # Safety
+    /// Eight elements can be read from `from` on, and from each of the next rows, which are `stride` apart.
+    unsafe fn load_transposed(self, from: *const f32, stride: usize) -> [Self::F; 8];
     /// # Safety
     /// As [`Simd::load`].
     unsafe fn load_f16(self, from: *const f16) -> Self::F;
