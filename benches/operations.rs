@@ -36,27 +36,38 @@ fn check(what: &str, dtype: DType, actual: &[f64], oracle: &[f64]) {
     }
 }
 
-/// A problem of one sequence, whose keys and queries are equally many.
+/// A problem of one sequence.
 #[derive(Clone, Copy)]
 struct Problem {
     /// The mask, or option, that it is there for.
     name: &'static str,
     attention: Attention,
     heads: usize,
+    len_q: usize,
     len: usize,
     head_dim: usize,
     with_bias: bool,
 }
 
 fn problems() -> Vec<Problem> {
-    let problem =
-        |name, len, head_dim, attention| Problem { name, attention, heads: 8, len, head_dim, with_bias: false };
+    let problem = |name, len, head_dim, attention| Problem {
+        name,
+        attention,
+        heads: 8,
+        len_q: len,
+        len,
+        head_dim,
+        with_bias: false,
+    };
     let causal = Attention::new().mask(Mask::causal());
     vec![
         problem("no mask", 512, 64, Attention::new()),
         problem("no mask", 2048, 64, Attention::new()),
         problem("causal", 2048, 64, causal),
+        problem("causal", 1024, 64, causal),
         problem("causal", 2048, 128, causal),
+        problem("causal", 4096, 128, causal),
+        Problem { heads: 32, len_q: 1, ..problem("one query", 4096, 128, Attention::new()) },
         problem("sliding window of 256", 2048, 64, Attention::new().mask(Mask::causal().window(Some(255), None))),
         problem("prefix of 512", 2048, 64, Attention::new().mask(Mask::causal().prefix(512))),
         problem("softcap", 1024, 64, causal.softcap(10.0)),
@@ -71,14 +82,15 @@ impl Problem {
         BenchmarkId::new(*name, format!("{dtype}_h{heads}_len{len}_d{head_dim}"))
     }
 
-    fn shape(&self) -> [usize; 4] {
-        [1, self.heads, self.len, self.head_dim]
+    fn shape(&self, len: usize) -> [usize; 4] {
+        [1, self.heads, len, self.head_dim]
     }
 
     /// q, k, v, the gradient of the output, and a bias of all heads.
     fn tensors(&self, dtype: DType) -> [Tensor; 5] {
-        let [q, k, v, d_output] = [1, 2, 3, 4].map(|seed| upload(dtype, seed, &self.shape()));
-        [q, k, v, d_output, upload(dtype, 5, &[1, 1, self.len, self.len])]
+        let of = |seed: u64, len: usize| upload(dtype, seed, &self.shape(len));
+        let [q, k, v, d_output] = [of(1, self.len_q), of(2, self.len), of(3, self.len), of(4, self.len_q)];
+        [q, k, v, d_output, upload(dtype, 5, &[1, 1, self.len_q, self.len])]
     }
 
     fn inputs<'a>(&self, [q, k, v, _, bias]: &'a [Tensor; 5]) -> Qkv<'a> {
@@ -89,14 +101,14 @@ impl Problem {
     /// The last query of the first head as a problem of its own: the oracle's output and gradient of q. Nobody but the
     /// device knows what is dropped there, as it goes by the query's number.
     fn oracle_of_last_query(&self, tensors: &[Tensor; 5]) -> Option<(Vec<f64>, Vec<f64>)> {
-        let Problem { name, len, head_dim, .. } = *self;
+        let Problem { name, len_q, len, head_dim, .. } = *self;
         let case = AttentionCase {
-            causal: name != "no mask",
+            causal: name != "no mask" && name != "one query",
             window: (if name.starts_with("sliding") { Some(255) } else { None }, None),
             prefix: if name.starts_with("prefix") { 512 } else { 0 },
             softcap: (name == "softcap").then_some(10.0),
             bias: self.with_bias.then(|| {
-                let values = wide(&tensors[4])[(len - 1) * len..].to_vec();
+                let values = wide(&tensors[4])[(len_q - 1) * len..].to_vec();
                 Broadcast { shape: [1, 1, 1, len], values }
             }),
             ..AttentionCase::new(1, 1, 1, len, head_dim)
@@ -104,9 +116,9 @@ impl Problem {
         if name == "dropout" {
             return None;
         }
-        let head = len * head_dim;
-        let [q, k, v, d_output] = [0, 1, 2, 3].map(|index| wide(&tensors[index])[..head].to_vec());
-        let last = head - head_dim..head;
+        let rows = [len_q, len, len, len_q];
+        let [q, k, v, d_output] = [0, 1, 2, 3].map(|index| wide(&tensors[index])[..rows[index] * head_dim].to_vec());
+        let last = (len_q - 1) * head_dim..len_q * head_dim;
         let forward = reference::attention_forward(&case, &q[last.clone()], &k, &v);
         let backward = reference::attention_backward(&case, &q[last.clone()], &k, &v, &d_output[last], None);
         Some((forward.output, backward.d_q))
@@ -121,7 +133,7 @@ fn attention(criterion: &mut Criterion) {
         let inputs = problem.inputs(&tensors);
         let plan = problem.attention.plan(&inputs.spec(), &Device::cpu().target()).expect("a valid problem");
         let mut workspace = plan.workspace(&stream).expect("a workspace");
-        let mut output = upload(dtype, 0, &problem.shape());
+        let mut output = upload(dtype, 0, &problem.shape(problem.len_q));
         let mut run = || {
             plan.forward_into(&stream, &inputs, AttentionOutputs::new(&mut output), &mut workspace).expect("a call");
         };
@@ -130,7 +142,7 @@ fn attention(criterion: &mut Criterion) {
 
         // A filter may have left it out.
         run();
-        let head = problem.len * problem.head_dim;
+        let head = problem.len_q * problem.head_dim;
         if let Some((oracle, _)) = problem.oracle_of_last_query(&tensors) {
             check(problem.name, dtype, &wide(&output)[head - problem.head_dim..head], &oracle);
         }
@@ -158,7 +170,7 @@ fn attention_backward(criterion: &mut Criterion) {
         group.bench_function(problem.id(dtype), |bencher| bencher.iter(&mut run));
 
         run();
-        let head = problem.len * problem.head_dim;
+        let head = problem.len_q * problem.head_dim;
         let (d_q, d_v) = (wide(&gradients.d_q), wide(&gradients.d_v));
         if let Some((_, oracle)) = problem.oracle_of_last_query(&tensors) {
             check(problem.name, dtype, &d_q[head - problem.head_dim..head], &oracle);

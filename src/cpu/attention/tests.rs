@@ -428,6 +428,71 @@ fn the_bits_do_not_depend_on_the_number_of_threads() {
             [DType::F32, DType::BF16].into_iter().flat_map(|dtype| InstructionSet::all().map(move |set| (dtype, set)))
         {
             let numbers = Numbers::new(&case, dtype, true);
+            let [one, three, five] = [1, 3, 5].map(|threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| run_on(set, &case, dtype, &numbers))
+            });
+            assert_eq!(one, three, "{set:?}");
+            // There are four key heads: too few for five threads, which compute d_q apart.
+            assert_eq!(one, five, "{set:?}");
+        }
+    }
+}
+
+/// Compares a problem's first `len_q` queries of head 4 (on key head 1) of sequence 1, with the keys that they see, to the same
+/// rows of the whole problem.
+fn check_bits_of_rows(set: InstructionSet, whole: &AttentionCase, dtype: DType, len_q: usize) {
+    let AttentionCase { head_dim, head_dim_v, len_q: rows, len_kv, .. } = *whole;
+    let numbers = Numbers::new(whole, dtype, true);
+    let results = run_on(set, whole, dtype, &numbers);
+    let Alignment::Offset(offset) = whole.alignment else { panic!("the part keeps its positions") };
+    let keys = len_q + offset as usize;
+    let part = AttentionCase { batch: 1, heads_q: 1, heads_kv: 1, len_q, len_kv: keys, ..whole.clone() };
+    let cut = |values: &[f32], head: usize, len: usize, kept: usize, columns: usize| {
+        values[head * len * columns..][..kept * columns].to_vec()
+    };
+    let numbers = Numbers {
+        q: cut(&numbers.q, 10, rows, len_q, head_dim),
+        k: cut(&numbers.k, 3, len_kv, keys, head_dim),
+        v: cut(&numbers.v, 3, len_kv, keys, head_dim_v),
+        d_output: cut(&numbers.d_output, 10, rows, len_q, head_dim_v),
+        d_lse: numbers.d_lse.as_ref().map(|d_lse| cut(d_lse, 10, rows, len_q, 1)),
+    };
+    let part = run_on(set, &part, dtype, &numbers);
+    let what = format!("{set:?}, {dtype}, {len_q} queries, head_dim_v {head_dim_v}");
+    assert_eq!(part.output, cut(&results.output, 10, rows, len_q, head_dim_v), "{what}");
+    assert_eq!(part.lse, cut(&results.lse, 10, rows, len_q, 1), "{what}");
+    assert_eq!(part.d_q, cut(&results.d_q, 10, rows, len_q, head_dim), "{what}");
+}
+
+#[test]
+fn the_bits_of_a_row_depend_on_its_own_inputs_only() {
+    // Few queries read keys and values where they lie: whole vectors of them, and values without padding, so there is one width
+    // that allows it and one that does not.
+    for (set, dtype) in
+        InstructionSet::all().flat_map(|set| [DType::F32, DType::F16, DType::BF16].map(|dtype| (set, dtype)))
+    {
+        for (head_dim_v, len_q) in [(17, 33), (17, 2), (32, 1), (32, 3), (32, 4), (32, 5)] {
+            let alignment = Alignment::Offset(20);
+            let whole = AttentionCase { causal: true, alignment, head_dim: 32, head_dim_v, ..base() };
+            check_bits_of_rows(set, &whole, dtype, len_q);
+            check_bits_of_rows(set, &AttentionCase { softcap: Some(2.0), ..whole }, dtype, len_q);
+        }
+    }
+}
+
+#[test]
+fn ranges_of_keys_give_the_same_bits_whoever_computes_them() {
+    // Two blocks: enough for one thread, so that it walks the ranges, and too few for three, which take ranges each.
+    let few = AttentionCase { heads_kv: 2, ..AttentionCase::new(1, 4, 3, 4200, 16) };
+    for (dtype, case) in [
+        (DType::F32, AttentionCase { causal: true, sinks: Some(vec![0.5, -0.5, 0.0, 1.0]), ..few.clone() }),
+        (DType::BF16, AttentionCase { window: (Some(900), Some(0)), dropout: dropout(), ..few.clone() }),
+        (DType::F16, AttentionCase { key_lengths: Some(vec![2100]), ..few }),
+    ] {
+        check(&case, dtype, false);
+        let numbers = Numbers::new(&case, dtype, true);
+        for set in InstructionSet::all() {
             let [one, three] = [1, 3].map(|threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 pool.install(|| run_on(set, &case, dtype, &numbers))
@@ -435,29 +500,6 @@ fn the_bits_do_not_depend_on_the_number_of_threads() {
             assert_eq!(one, three, "{set:?}");
         }
     }
-}
-
-#[test]
-fn the_bits_of_a_row_depend_on_its_own_inputs_only() {
-    let long = AttentionCase { causal: true, alignment: Alignment::Offset(20), softcap: Some(2.0), ..base() };
-    let numbers = Numbers::new(&long, DType::F32, true);
-    let whole = run(&long, DType::F32, &numbers);
-    // Head 4 (on key head 1) of sequence 1, and of it the first 33 queries and the 53 keys that they see.
-    let short = AttentionCase { batch: 1, heads_q: 1, heads_kv: 1, len_q: 33, len_kv: 53, ..long.clone() };
-    let cut = |values: &[f32], head: usize, len: usize, kept: usize, columns: usize| {
-        values[head * len * columns..][..kept * columns].to_vec()
-    };
-    let part = Numbers {
-        q: cut(&numbers.q, 10, 70, 33, 24),
-        k: cut(&numbers.k, 3, 130, 53, 24),
-        v: cut(&numbers.v, 3, 130, 53, 17),
-        d_output: cut(&numbers.d_output, 10, 70, 33, 17),
-        d_lse: numbers.d_lse.as_ref().map(|d_lse| cut(d_lse, 10, 70, 33, 1)),
-    };
-    let part = run(&short, DType::F32, &part);
-    assert_eq!(part.output, cut(&whole.output, 10, 70, 33, 17));
-    assert_eq!(part.lse, cut(&whole.lse, 10, 70, 33, 1));
-    assert_eq!(part.d_q, cut(&whole.d_q, 10, 70, 33, 24));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The host backend, of the CPU device and of the emulator: matrix products by ndarray.
 
 use ndarray::linalg::{general_mat_mul, general_mat_vec_mul};
-use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 use warpfold::{DType, Device, Layout, Tensor, TensorMut, TensorRef};
 
@@ -134,21 +134,17 @@ impl Backend for HostBackend {
         for row in y.chunks_exact_mut(outputs) {
             row.iter_mut().zip(&linear.bias).for_each(|(y, bias)| *y += bias);
         }
-        match rows {
+        // Each thread takes some of the outputs, with the weights that they need.
+        let part = outputs.div_ceil(rayon::current_num_threads()).next_multiple_of(8);
+        let weights = linear.weight.axis_chunks_iter(Axis(0), part).into_par_iter();
+        let x = ArrayView2::from_shape((rows, inputs), &x).expect("x holds whole rows");
+        let mut y_rows = ArrayViewMut2::from_shape((rows, outputs), &mut y).expect("y has a row for each of x");
+        let parts = y_rows.axis_chunks_iter_mut(Axis(1), part).into_par_iter();
+        parts.zip(weights).for_each(|(mut y, weight)| match rows {
             // A matrix product that packs its operands would spend most of its time on packing the weights.
-            1 => general_mat_vec_mul(
-                1.0,
-                &linear.weight,
-                &ArrayView1::from(&x),
-                1.0,
-                &mut ArrayViewMut1::from(&mut y[..]),
-            ),
-            _ => {
-                let x = ArrayView2::from_shape((rows, inputs), &x).expect("x holds whole rows");
-                let mut y = ArrayViewMut2::from_shape((rows, outputs), &mut y).expect("y has a row for each of x");
-                general_mat_mul(1.0, &x, &linear.weight.t(), 1.0, &mut y);
-            }
-        }
+            1 => general_mat_vec_mul(1.0, &weight, &x.row(0), 1.0, &mut y.row_mut(0)),
+            _ => general_mat_mul(1.0, &x, &weight.t(), 1.0, &mut y),
+        });
         if matches!(after, After::Gelu) {
             y.par_chunks_mut(4096).for_each(|chunk| chunk.iter_mut().for_each(|y| *y = gelu(round(*y, self.dtype))));
         }
