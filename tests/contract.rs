@@ -828,12 +828,33 @@ fn a_plan_refuses_what_it_was_not_made_for() {
     let error = call(&inputs.clone().key_lengths(&lengths), &mut output).unwrap_err();
     assert!(matches!(error, Error::PlanMismatch { what: "whether key lengths are given", .. }), "{error}");
     // The workspace of a smaller problem.
-    let small = tensor(&[1, 2, 4, 2]);
-    let small_plan = Attention::new().plan(&Qkv::new(&small, &small, &small).spec(), &device.target()).unwrap();
-    let mut small_workspace = small_plan.workspace(&stream).unwrap();
-    let error =
-        plan.forward_into(&stream, &inputs, AttentionOutputs::new(&mut output), &mut small_workspace).unwrap_err();
+    let large = tensor(&[1, 2, 4, 40]);
+    let inputs = Qkv::new(&large, &large, &large);
+    let plan = Attention::new().plan(&inputs.spec(), &device.target()).unwrap();
+    let mut output = tensor(&[1, 2, 4, 40]);
+    let error = plan.forward_into(&stream, &inputs, AttentionOutputs::new(&mut output), &mut workspace).unwrap_err();
     assert!(matches!(error, Error::PlanMismatch { what: "the workspace", .. }), "{error}");
+}
+
+#[test]
+fn scratch_memory_is_small_and_does_not_grow_with_scores() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().expect("a pool");
+    let device = Device::cpu();
+    let sizes = [1024, 16384].map(|len| {
+        let q = tensor(&[1, 8, len, 128]);
+        let inputs = Qkv::new(&q, &q, &q);
+        let plan = Attention::new().plan(&inputs.spec(), &device.target()).expect("a valid problem");
+        let forward = pool.install(|| plan.workspace(&device.stream())).expect("a workspace").size_bytes();
+        let spec = BackwardSpec::new(inputs.spec());
+        let plan = Attention::new().plan_backward(&spec, &device.target()).expect("a valid problem");
+        [forward, pool.install(|| plan.workspace(&device.stream())).expect("a workspace").size_bytes()]
+    });
+    let [[forward, _], [forward_of_long, backward_of_long]] = sizes;
+    assert_eq!(forward, forward_of_long);
+    // A head's d_q in f32 for each thread, and a number a row.
+    let grows_by = 4 * 16384 * 128 * 4 + 8 * 16384 * 4;
+    assert!(forward_of_long < 4 << 20, "{forward_of_long} bytes");
+    assert!(backward_of_long < (8 << 20) + grows_by, "{backward_of_long} bytes");
 }
 
 #[test]
