@@ -64,7 +64,7 @@ struct Scratch<'a> {
     q: &'a mut [f32],
     /// A tile of keys that could not be read where it lies.
     k: &'a mut [f32],
-    /// A tile of values that could not be read where it lies.
+    /// A tile of values, but for few queries.
     v: &'a mut [f32],
     /// Scores, then weights, of a panel: a row a key, a lane a query.
     panel: &'a mut [f32],

@@ -62,8 +62,8 @@ vectorized! {
         s: &[f32], d_y: &mut [f32], weight: &[f32], stats: &Stats, is_centered: bool, sums: [&mut [f32]; 2],
     ) = norm_gradients_on;
 
-    /// The sums of `value - center` and of its square.
-    pub(crate) fn moments(values: Floats<'_>, center: f32) -> [f32; 2] = moments_on;
+    /// The sum of `(value - center)^power`, power 1 or 2.
+    pub(crate) fn central_sum(values: Floats<'_>, center: f32, power: u32) -> f32 = central_sum_on;
 }
 
 /// How results are written.
@@ -289,12 +289,15 @@ fn norm_gradients_on<S: Simd>(
 }
 
 #[inline(always)]
-fn moments_on<S: Simd>(s: S, values: Floats<'_>, center: f32) -> [f32; 2] {
+fn central_sum_on<S: Simd>(s: S, values: Floats<'_>, center: f32, power: u32) -> f32 {
     let center = s.splat(center);
-    with_cells!(Floats, values, values => sum_each!(s: S, values.len(), at => {
-        // The next row, most likely.
-        s.prefetch(values.as_ptr().wrapping_add(values.len() + at.start()).cast::<u8>());
+    let [sum] = with_cells!(Floats, values, values => sum_each!(s: S, values.len(), at => {
+        if power == 1 {
+            // The next row, most likely.
+            s.prefetch(values.as_ptr().wrapping_add(values.len() + at.start()).cast::<u8>());
+        }
         let distance = s.sub(at.load(s, values), center);
-        [distance, s.mul(distance, distance)]
-    }))
+        [if power == 1 { distance } else { s.mul(distance, distance) }]
+    }));
+    sum
 }
