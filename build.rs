@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use kernels::{Project, Unit};
 
 fn main() {
-    for read in ["build.rs", "build", "src/dtype.rs", "src/variants.rs"] {
+    for read in ["build.rs", "build", "src/dtype.rs", "src/ptx.rs", "src/variants.rs"] {
         println!("cargo::rerun-if-changed={read}");
     }
     let feature = |name: &str| env::var_os(format!("CARGO_FEATURE_{name}")).is_some();
@@ -45,7 +45,7 @@ fn main() {
         // A published crate has no xtask.
         pinned_toolkit: root.join("xtask").is_dir().then(|| root.join("target/toolkit")),
         units: &units,
-        with_annotated_ptx: feature("EMULATOR"),
+        with_positions: feature("EMULATOR"),
     };
     kernels::build(&project);
 }

@@ -10,10 +10,10 @@ use flate2::{Compression, write::ZlibEncoder};
 
 use super::cache::{self, Cache};
 use super::toolkit::Toolkit;
-use super::{Unit, ptx};
+use super::{Unit, ptx, text};
 
 /// Counts the changes of what a cache entry holds.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// Common to all kernels. A host compiler that is newer than nvcc knows is welcome: it only preprocesses.
 const NVCC_FLAGS: [&str; 5] = ["-O3", "-std=c++17", "-ptx", "-lineinfo", "-allow-unsupported-compiler"];
@@ -112,8 +112,8 @@ impl Job<'_> {
         let mut notes: Vec<String> =
             said.lines().filter(|line| !line.trim().is_empty()).map(|line| format!("warning {line}")).collect();
 
-        let annotated = ptx::with_relative_paths(&fs::read_to_string(&text_path).map_err(io)?, self.sources);
-        let for_gpu = ptx::for_gpu(&annotated, self.unit.ptx_version);
+        let annotated = ptx::with_positions(&fs::read_to_string(&text_path).map_err(io)?, self.sources);
+        let for_gpu = text::for_gpu(&annotated, self.unit.ptx_version);
         fs::write(&text_path, &for_gpu).map_err(io)?;
         fs::write(folder.join(ANNOTATED_PTX), compressed(annotated.as_bytes()).map_err(io)?).map_err(io)?;
         fs::write(folder.join(GPU_PTX), compressed(for_gpu.as_bytes()).map_err(io)?).map_err(io)?;

@@ -2,13 +2,14 @@
 //! write `images.rs` into `OUT_DIR` for the crate to include.
 //!
 //! The crate that includes it declares
-//! `struct Image { name: &'static str, registers: u32, ptx: &'static [u8], cubins: &'static [(u32, &'static [u8])],
-//! annotated_ptx: Option<&'static [u8]> }`; all bytes are zlib streams. This module knows nothing of any kernel, so
-//! other crates of the workspace use it too.
+//! `struct Image { name: &'static str, registers: u32, ptx: &'static [u8], cubins: &'static [(u32, &'static [u8])] }`; all
+//! bytes are zlib streams. This module knows nothing of any kernel, so other crates of the workspace use it too.
 
 mod cache;
 mod compile;
 mod ptx;
+#[path = "../src/ptx.rs"]
+mod text;
 mod toolkit;
 
 use std::collections::BTreeSet;
@@ -51,8 +52,8 @@ pub struct Project<'a> {
     pub pinned_toolkit: Option<PathBuf>,
     /// The kernels.
     pub units: &'a [Unit],
-    /// Whether the PTX with source positions is embedded too.
-    pub with_annotated_ptx: bool,
+    /// Whether the PTX is embedded with its source positions, which the emulator reports and no GPU takes.
+    pub with_positions: bool,
 }
 
 /// Compiles the project and writes `OUT_DIR/images.rs`. Without a compiler the table is empty and says why.
@@ -70,14 +71,14 @@ pub fn build(project: &Project) {
 fn try_to_build(project: &Project) -> Result<(), String> {
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     if variable("DOCS_RS").is_some() {
-        return write_images(&out_dir, &[], Some("the documentation is built without kernels"), "", false);
+        return write_images(&out_dir, &[], Some("the documentation is built without kernels"), "", "");
     }
     let archs = selected_archs()?;
     let toolkit = match toolkit::find(project)? {
         Ok(toolkit) => toolkit,
         Err(reason) => {
             println!("cargo::warning={reason}");
-            return write_images(&out_dir, &[], Some(&reason), "", false);
+            return write_images(&out_dir, &[], Some(&reason), "", "");
         }
     };
     let images = compile_all(project, &toolkit, &archs, &Cache::open(&out_dir))?;
@@ -86,7 +87,8 @@ fn try_to_build(project: &Project) -> Result<(), String> {
         println!("cargo::rerun-if-changed={}", project.root.join(source).display());
     }
     report(&images)?;
-    write_images(&out_dir, &images, None, &toolkit.version, project.with_annotated_ptx)
+    let ptx = if project.with_positions { compile::ANNOTATED_PTX } else { compile::GPU_PTX };
+    write_images(&out_dir, &images, None, &toolkit.version, ptx)
 }
 
 /// An environment variable that cargo shall watch; an empty one counts as unset.
@@ -183,7 +185,7 @@ fn write_images(
     images: &[Image],
     not_built: Option<&str>,
     compiler: &str,
-    with_annotated_ptx: bool,
+    ptx: &str,
 ) -> Result<(), String> {
     let folder = out_dir.join("images");
     let failed = |error: std::io::Error| format!("cannot write {}: {error}", folder.display());
@@ -205,14 +207,12 @@ fn write_images(
             let capability = arch.trim_end_matches('a');
             write!(cubins, "({capability}, {}), ", embed(image, &compile::cubin_name(arch))?).expect("to a string");
         }
-        let annotated =
-            if with_annotated_ptx { format!("Some({})", embed(image, compile::ANNOTATED_PTX)?) } else { "None".into() };
         writeln!(
             rows,
-            "    Image {{ name: {:?}, registers: {}, ptx: {}, cubins: &[{cubins}], annotated_ptx: {annotated} }},",
+            "    Image {{ name: {:?}, registers: {}, ptx: {}, cubins: &[{cubins}] }},",
             image.name,
             image.registers,
-            embed(image, compile::GPU_PTX)?,
+            embed(image, ptx)?,
         )
         .expect("to a string");
     }

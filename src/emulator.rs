@@ -307,11 +307,7 @@ fn embedded(variant: &Variant, name: &str) -> Result<Arc<Module>> {
     if let Some(module) = modules.get(variant) {
         return Ok(module.clone());
     }
-    let compressed = images::find(name)?
-        .annotated_ptx
-        .ok_or_else(|| unusable(name, "it was built without the text that the emulator runs"))?;
-    let text = String::from_utf8(images::unpack(name, compressed)?).map_err(|error| unusable(name, error))?;
-    let module = Arc::new(parse(name, &text)?);
+    let module = Arc::new(parse(name, &images::unpack_text(images::find(name)?)?)?);
     modules.insert(*variant, module.clone());
     Ok(module)
 }

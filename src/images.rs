@@ -12,13 +12,10 @@ pub(crate) struct Image {
     /// Registers of a thread, as ptxas reported them for the first cubin: what a block starts with, where its warps exchange
     /// registers later.
     pub registers: u32,
-    /// PTX for GPUs that no cubin fits.
+    /// PTX: with source positions where the emulator is built too.
     pub ptx: &'static [u8],
     /// Machine code by compute capability, as `10 * major + minor`. A row for sm_90a has that of 9.0, for it alone.
     pub cubins: &'static [(u32, &'static [u8])],
-    /// PTX with source positions, for the emulator.
-    #[cfg_attr(not(feature = "emulator"), allow(dead_code, reason = "only the emulator reads it"))]
-    pub annotated_ptx: Option<&'static [u8]>,
 }
 
 include!(concat!(env!("OUT_DIR"), "/images.rs"));
@@ -50,6 +47,12 @@ pub(crate) fn unpack(name: &str, compressed: &[u8]) -> Result<Vec<u8>> {
         .read_to_end(&mut bytes)
         .map_err(|error| Error::Image { kernel: name.to_string(), detail: error.to_string() })?;
     Ok(bytes)
+}
+
+/// Unpacks the PTX of a kernel.
+pub(crate) fn unpack_text(image: &Image) -> Result<String> {
+    String::from_utf8(unpack(image.name, image.ptx)?)
+        .map_err(|error| Error::Image { kernel: image.name.to_string(), detail: error.to_string() })
 }
 
 /// A compiled kernel that this build holds.

@@ -37,6 +37,8 @@ mod launch;
 mod norm;
 mod params;
 mod plan;
+#[cfg(feature = "cuda")]
+mod ptx;
 pub mod reference;
 mod rows;
 mod softmax;
@@ -48,7 +50,7 @@ mod workspace;
 
 pub use attention::{
     Attention, AttentionBackwardPlan, AttentionForward, AttentionGradients, AttentionOutputs, AttentionPlan,
-    AttentionState, BackwardInputs, BackwardSpec, GradientOutputs, Mask, Qkv, QkvSpec,
+    AttentionState, AttentionStateRef, BackwardInputs, BackwardSpec, GradientOutputs, Mask, Qkv, QkvSpec,
 };
 pub use device::{Device, Stream};
 pub use dtype::DType;
@@ -77,6 +79,7 @@ const _: () = {
     is_send_and_sync::<AttentionPlan>();
     is_send_and_sync::<AttentionBackwardPlan>();
     is_send_and_sync::<AttentionState>();
+    is_send_and_sync::<AttentionStateRef<'_>>();
     is_send_and_sync::<Workspace>();
     is_send_and_sync::<Error>();
 };

@@ -84,7 +84,7 @@ fn check_merge(pool: &rayon::ThreadPool, dtype: DType) {
         let (output, lse) = (zeros(DType::F32, &[2, 4, 50, 72]), zeros(DType::F32, &[2, 4, 50]));
         AttentionState::from_natural_log(AttentionForward { output, lse }).expect("a valid state")
     });
-    let states = states.each_ref();
+    let states = states.each_ref().map(AttentionState::view);
     let sinks = zeros(DType::F32, &[4]);
     let (mut output, mut lse) = (zeros(dtype, &[2, 4, 50, 72]), zeros(DType::F32, &[2, 4, 50]));
     let count = allocations(pool, || {

@@ -780,7 +780,7 @@ fn states_that_do_not_fit_are_refused() {
     assert!(matches!(error, Error::UnsupportedDType { dtype: DType::U8, .. }), "{error}");
     let mut narrow = tensor(&[1, 2, 5, 4]);
     let outputs = AttentionOutputs::new(&mut narrow);
-    let error = AttentionState::merge_into(&Device::cpu().stream(), &[&one], None, outputs).unwrap_err();
+    let error = AttentionState::merge_into(&Device::cpu().stream(), &[one.view()], None, outputs).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the output has shape [1, 2, 5, 4]; [1, 2, 5, 8] is needed, because it has the shape of the states"

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use kernels::{Project, Unit};
 
 fn main() {
-    for read in ["build.rs", "../../build"] {
+    for read in ["build.rs", "../../build", "../../src/ptx.rs"] {
         println!("cargo::rerun-if-changed={read}");
     }
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
@@ -28,7 +28,7 @@ fn main() {
         root: &root,
         pinned_toolkit: Some(root.join("../../target/toolkit")),
         units: &units,
-        with_annotated_ptx: false,
+        with_positions: false,
     };
     kernels::build(&project);
 }

@@ -12,7 +12,7 @@ pub use backward::{AttentionBackwardPlan, BackwardSpec};
 pub use call::{AttentionGradients, AttentionOutputs, BackwardInputs, GradientOutputs, Qkv, QkvSpec};
 pub use mask::Mask;
 pub use plan::AttentionPlan;
-pub use state::AttentionState;
+pub use state::{AttentionState, AttentionStateRef};
 
 pub(crate) use backward::{BackwardProblem, Gradients, Saved};
 pub(crate) use mask::{Band, POSITION_MAX};

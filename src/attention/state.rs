@@ -1,14 +1,14 @@
 //! Partial results of attention, and how they merge.
 
 use crate::attention::launches::merge_launch;
-use crate::attention::problem::heads_layout;
+use crate::attention::problem::{check_contiguous, heads_layout};
 use crate::attention::{AttentionForward, AttentionOutputs};
 use crate::device::Stream;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::launch::{check_devices, launch};
 use crate::params::AttentionMergeParams;
-use crate::plan::{check_output, check_planned_tensor};
+use crate::plan::{check_last_stride, check_output, check_planned_tensor};
 use crate::target::Target;
 use crate::tensor::{Dims, Layout, Tensor, TensorRef, TensorSpec};
 
@@ -51,37 +51,8 @@ impl AttentionState {
     /// # Errors
     /// [`Error::Rank`], [`Error::Shape`], [`Error::DTypeMismatch`], [`Error::DeviceMismatch`].
     pub fn from_natural_log(forward: AttentionForward) -> Result<AttentionState> {
-        let AttentionForward { output, lse } = forward;
-        for (tensor, given) in [("the output", &output), ("lse", &lse)] {
-            if given.dtype() != DType::F32 {
-                return Err(Error::DTypeMismatch { tensor, dtype: given.dtype(), expected: DType::F32 });
-            }
-        }
-        let expected = match *output.shape() {
-            [batch, heads, len, _] => vec![batch, heads, len],
-            [total, heads, _] => vec![heads, total],
-            _ => {
-                let shape = output.layout().shape_dims();
-                return Err(Error::Rank { tensor: "the output", shape, expected: "[batch, heads, len, head_dim]" });
-            }
-        };
-        if lse.shape() != expected {
-            return Err(Error::Shape {
-                tensor: "lse",
-                shape: lse.layout().shape_dims(),
-                expected: Dims::of(&expected),
-                reason: "there is one a row of the output",
-            });
-        }
-        crate::attention::problem::check_contiguous("lse", &lse.view().spec())?;
-        if lse.device() != output.device() {
-            return Err(Error::DeviceMismatch {
-                tensor: "lse",
-                device: lse.device().to_string(),
-                expected: output.device().to_string(),
-            });
-        }
-        Ok(AttentionState { output, lse })
+        AttentionStateRef::from_natural_log(forward.output.view(), forward.lse.view())?;
+        Ok(AttentionState { output: forward.output, lse: forward.lse })
     }
 
     /// The normalised output, f32.
@@ -92,6 +63,11 @@ impl AttentionState {
     /// The natural log of each row's sum of exponentials, f32.
     pub fn natural_log(&self) -> &Tensor {
         &self.lse
+    }
+
+    /// The state as a borrowed one.
+    pub fn view(&self) -> AttentionStateRef<'_> {
+        AttentionStateRef { output: self.output.view(), lse: self.lse.view() }
     }
 
     /// The state over the keys of all of them.
@@ -117,14 +93,15 @@ impl AttentionState {
         sinks: Option<TensorRef<'_>>,
         dtype: DType,
     ) -> Result<AttentionForward> {
-        let first = first_of(states)?;
+        let states: Vec<AttentionStateRef<'_>> = states.iter().map(|state| state.view()).collect();
+        let first = first_of(&states)?;
         let device = first.output.device();
         let mut merged = AttentionForward {
             output: Tensor::with_layout(device, dtype, first.output.layout().compact())?,
             lse: Tensor::with_layout(device, DType::F32, Layout::contiguous(first.lse.shape())?)?,
         };
         let outputs = AttentionOutputs::new(&mut merged.output).lse(&mut merged.lse);
-        AttentionState::merge_into(&device.stream(), states, sinks, outputs)?;
+        AttentionState::merge_into(&device.stream(), &states, sinks, outputs)?;
         Ok(merged)
     }
 
@@ -134,15 +111,15 @@ impl AttentionState {
     /// As [`AttentionState::merge`] and [`AttentionState::finish`].
     pub fn merge_into(
         stream: &Stream,
-        states: &[&AttentionState],
+        states: &[AttentionStateRef<'_>],
         sinks: Option<TensorRef<'_>>,
         outputs: AttentionOutputs<'_>,
     ) -> Result<()> {
         let device = stream.device();
         let first = first_of(states)?;
         for state in states {
-            check_planned_tensor("a state's output", &state.output.view().spec(), &first.output.view().spec())?;
-            check_planned_tensor("a state's lse", &state.lse.view().spec(), &first.lse.view().spec())?;
+            check_planned_tensor("a state's output", &state.output.spec(), &first.output.spec())?;
+            check_planned_tensor("a state's lse", &state.lse.spec(), &first.lse.spec())?;
         }
         let AttentionOutputs { output, mut lse } = outputs;
         let is_packed = first.output.shape().len() == 3;
@@ -164,12 +141,12 @@ impl AttentionState {
         }
         check_output("the output", &output.spec())?;
         if let Some(lse) = &lse {
-            check_planned_tensor("lse", &lse.spec(), &TensorSpec { alignment_bytes: 4, ..first.lse.view().spec() })?;
+            check_planned_tensor("lse", &lse.spec(), &TensorSpec { alignment_bytes: 4, ..first.lse.spec() })?;
         }
         let heads_of = |layout: &Layout| if is_packed { heads_layout(layout) } else { Ok(*layout) };
         let output_heads = heads_of(output.layout())?;
         let mut output = output.with_layout(output_heads)?;
-        let part = TensorSpec { layout: heads_of(first.output.layout())?, ..first.output.view().spec() };
+        let part = TensorSpec { layout: heads_of(first.output.layout())?, ..first.output.spec() };
         let heads = part.layout.shape()[1];
         if let Some(sinks) = &sinks {
             let expected = TensorSpec { alignment_bytes: 4, ..TensorSpec::contiguous(DType::F32, [heads])? };
@@ -179,8 +156,8 @@ impl AttentionState {
         let merge = Merge { part, output: output.spec() };
         let mut reads = [None; 2 * Merge::PARTS_MAX + 1];
         for (index, state) in states.iter().enumerate() {
-            reads[index] = Some(state.output.view().with_layout(heads_of(state.output.layout())?)?);
-            reads[Merge::PARTS_MAX + index] = Some(state.lse.view());
+            reads[index] = Some(state.output.with_layout(heads_of(state.output.layout())?)?);
+            reads[Merge::PARTS_MAX + index] = Some(state.lse);
         }
         reads[2 * Merge::PARTS_MAX] = sinks;
         let names = ["a state"; 2 * Merge::PARTS_MAX + 1];
@@ -198,7 +175,54 @@ impl AttentionState {
     }
 }
 
-fn first_of<'a>(states: &[&'a AttentionState]) -> Result<&'a AttentionState> {
+/// A borrowed [`AttentionState`], for results that are somewhere already.
+#[derive(Clone, Copy)]
+pub struct AttentionStateRef<'a> {
+    output: TensorRef<'a>,
+    lse: TensorRef<'a>,
+}
+
+impl<'a> AttentionStateRef<'a> {
+    /// As [`AttentionState::from_natural_log`].
+    ///
+    /// # Errors
+    /// As [`AttentionState::from_natural_log`].
+    pub fn from_natural_log(output: TensorRef<'a>, lse: TensorRef<'a>) -> Result<AttentionStateRef<'a>> {
+        for (tensor, given) in [("the output", &output), ("lse", &lse)] {
+            if given.dtype() != DType::F32 {
+                return Err(Error::DTypeMismatch { tensor, dtype: given.dtype(), expected: DType::F32 });
+            }
+        }
+        let expected = match *output.shape() {
+            [batch, heads, len, _] => vec![batch, heads, len],
+            [total, heads, _] => vec![heads, total],
+            _ => {
+                let shape = output.layout().shape_dims();
+                return Err(Error::Rank { tensor: "the output", shape, expected: "[batch, heads, len, head_dim]" });
+            }
+        };
+        if lse.shape() != expected {
+            return Err(Error::Shape {
+                tensor: "lse",
+                shape: lse.layout().shape_dims(),
+                expected: Dims::of(&expected),
+                reason: "there is one a row of the output",
+            });
+        }
+        check_last_stride("the output", &output.spec())?;
+        check_contiguous("lse", &lse.spec())?;
+        if lse.device() != output.device() {
+            return Err(Error::DeviceMismatch {
+                tensor: "lse",
+                device: lse.device().to_string(),
+                expected: output.device().to_string(),
+            });
+        }
+        Ok(AttentionStateRef { output, lse })
+    }
+}
+
+fn first_of<'a, 'b>(states: &'b [AttentionStateRef<'a>]) -> Result<&'b AttentionStateRef<'a>> {
     match states.first() {
         Some(first) if states.len() <= Merge::PARTS_MAX => Ok(first),
         _ => Err(Error::Option {

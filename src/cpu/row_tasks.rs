@@ -209,7 +209,7 @@ impl<'a> RowOutputs<'a> {
 }
 
 /// Runs tasks `0..tasks` in rayon's current pool, each once, in their order as far as threads are free; prepares each slot before
-/// its first task.
+/// its first task. A single task runs where it is called: to wake another thread takes longer than many a small problem.
 fn run_tasks<S: Send>(
     tasks: usize,
     slots: &mut [S],
@@ -217,7 +217,7 @@ fn run_tasks<S: Send>(
     task: impl Fn(&mut S, usize) + Sync,
 ) {
     let next = AtomicUsize::new(0);
-    slots.par_iter_mut().with_max_len(1).for_each(|slot| {
+    let work = |slot: &mut S| {
         let mut is_prepared = false;
         loop {
             // Every index is taken once.
@@ -230,7 +230,12 @@ fn run_tasks<S: Send>(
             }
             task(slot, index);
         }
-    });
+    };
+    let workers = slots.len().min(tasks);
+    match &mut slots[..workers] {
+        [slot] => work(slot),
+        slots => slots.par_iter_mut().with_max_len(1).for_each(work),
+    }
 }
 
 struct Shared<'a> {

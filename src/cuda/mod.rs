@@ -25,6 +25,15 @@ use crate::target::{ComputeCapability, GpuTarget};
 use crate::tensor::{Data, DataMut, TensorMut, TensorRef};
 use modules::Modules;
 
+/// The number of GPUs that the driver shows.
+///
+/// # Errors
+/// [`Error::NoDriver`], [`Error::DriverTooOld`], [`Error::NoGpu`].
+pub fn device_count() -> Result<usize> {
+    probe::check_driver()?;
+    probe::device_count()
+}
+
 /// The most tensors that a kernel's parameter struct names: the parts of a merge, their lses, sinks and two results.
 const OPERANDS_MAX: usize = 2 * crate::attention::Merge::PARTS_MAX + 3;
 
@@ -39,8 +48,7 @@ impl CudaDevice {
     /// GPU `ordinal`, on a new stream of its primary context.
     pub fn open(ordinal: usize) -> Result<Arc<CudaDevice>> {
         // Without a GPU it does not matter whether there are kernels.
-        probe::check_driver()?;
-        let count = probe::device_count()?;
+        let count = device_count()?;
         if ordinal >= count {
             return Err(Error::NoSuchDevice { ordinal, count });
         }

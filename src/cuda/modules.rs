@@ -8,7 +8,8 @@ use cudarc::nvrtc::Ptx;
 
 use crate::cuda::driver_error;
 use crate::error::{Error, Result};
-use crate::images::{self, Image};
+use crate::images;
+use crate::ptx;
 use crate::target::GpuTarget;
 use crate::variants::Variant;
 
@@ -45,7 +46,7 @@ impl Modules {
             let detail = format!("it is for {}, the GPU has compute capability {capability}", variant.arch.name());
             return Err(Error::Image { kernel: name, detail });
         }
-        let module = self.load(images::find(&name)?, target)?;
+        let module = self.load(variant, target)?;
         let function = module.load_function(&name).map_err(driver_error("finding a kernel in its module"))?;
         if variant.shared_bytes() > 48 << 10 {
             function
@@ -60,7 +61,8 @@ impl Modules {
     }
 
     /// Machine code where there is some for this GPU and the driver takes it, else PTX.
-    fn load(&self, image: &Image, target: &GpuTarget) -> Result<Arc<CudaModule>> {
+    fn load(&self, variant: &Variant, target: &GpuTarget) -> Result<Arc<CudaModule>> {
+        let image = images::find(&variant.name())?;
         let capability = target.compute_capability;
         // Machine code of one major version runs on its later minor versions.
         let cubin = image
@@ -75,9 +77,7 @@ impl Modules {
                 return Ok(module);
             }
         }
-        let text = images::unpack(image.name, image.ptx)?;
-        let text = String::from_utf8(text)
-            .map_err(|error| Error::Image { kernel: image.name.to_string(), detail: error.to_string() })?;
+        let text = ptx::for_gpu(&images::unpack_text(image)?, variant.arch.ptx_version());
         self.context.load_module(Ptx::from_src(text)).map_err(|error| match error.0 {
             sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => Error::DriverTooOld {
                 found: format!("{}.{}", target.driver / 1000, target.driver % 1000 / 10),

@@ -230,12 +230,13 @@ impl Layout {
         }
     }
 
-    /// The same shape without gaps, with the dimensions in the same order in memory as here.
+    /// The same shape without gaps, with the dimensions in the same order in memory as here. A repeated dimension (stride 0) goes
+    /// around the rows, not into them.
     pub fn compact(&self) -> Layout {
         let mut order: [usize; MAX_RANK] = std::array::from_fn(|axis| axis);
         let rank = self.rank();
-        // The sort is stable, so equal strides (of size-1 dimensions) keep the row-major order.
-        order[..rank].sort_by_key(|axis| std::cmp::Reverse(self.strides.values[*axis]));
+        // The sort is stable, so equal strides (of size-1 dimensions, or of a repeated one and the last) keep the row-major order.
+        order[..rank].sort_by_key(|axis| std::cmp::Reverse(self.strides.values[*axis].max(1)));
         let mut layout = *self;
         let mut stride = 1;
         for axis in order[..rank].iter().rev() {
@@ -291,5 +292,6 @@ mod tests {
         assert_eq!(transposed.compact().strides(), transposed.strides());
         let narrowed = transposed.narrow(3, 0, 2).unwrap();
         assert_eq!(narrowed.compact().strides(), [30, 2, 6, 1]);
+        assert_eq!(Layout::strided(&[3, 16], &[0, 1], 0).unwrap().compact().strides(), [16, 1]);
     }
 }

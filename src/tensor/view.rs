@@ -195,6 +195,8 @@ impl<'a> TensorRef<'a> {
     /// The host elements from the first one on. The layout stays within them.
     pub(crate) fn host<T: Element>(&self) -> Result<&'a [T]> {
         match self.data {
+            // No memory has no alignment either.
+            Data::Host([]) => Ok(&[]),
             Data::Host(bytes) => {
                 let values: &[T] = bytemuck::try_cast_slice(bytes)
                     .map_err(|_| Error::Misaligned { address: bytes.as_ptr() as u64, dtype: self.dtype })?;
@@ -369,6 +371,7 @@ impl<'a> TensorMut<'a> {
     /// The host elements from the first one on. The layout stays within them.
     pub(crate) fn host_mut<T: Element>(&mut self) -> Result<&mut [T]> {
         match &mut self.data {
+            DataMut::Host([]) => Ok(&mut []),
             DataMut::Host(bytes) => {
                 let address = bytes.as_ptr() as u64;
                 let values: &mut [T] = bytemuck::try_cast_slice_mut(bytes)

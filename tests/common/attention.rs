@@ -283,6 +283,7 @@ impl Attempt {
 
         let [mut output, mut lse] = self.poisoned_outputs(device, case)?;
         let outputs = AttentionOutputs::new(output.view_mut()).lse(lse.view_mut());
+        let states: Vec<_> = states.iter().map(|state| state.view()).collect();
         AttentionState::merge_into(&device.stream(), &states, sinks, outputs)?;
         Ok([merged, Outcome::new(case, &output.values()?, &lse.values()?)])
     }

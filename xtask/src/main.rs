@@ -9,6 +9,7 @@ mod demo;
 mod mutants;
 mod pip;
 mod progress;
+mod python;
 mod sweep;
 mod test;
 mod weights;
@@ -33,15 +34,19 @@ enum Chore {
     /// Run a real sentence encoder on real text, check it against its reference, and draw its attention
     Demo(demo::Demo),
     /// Everything that has to hold before a change goes in: format, lints, documentation, all tests
-    Test,
+    Test(test::Test),
     /// Seed bugs into copies of the kernels and see what catches each
     Mutants(mutants::Mutants),
     /// Show what the kernels cost: registers, occupancy, and the work of each unit in each loop
     Budgets(budgets::Budgets),
     /// Check and time candidates for the table of kernels: on a GPU, or without times on the emulator
     Sweep(sweep::Sweep),
-    /// Time the CPU device beside PyTorch's, in turns and on the same inputs
+    /// Time the Python package beside PyTorch, in turns and on the same inputs
     Compare(compare::Compare),
+    /// Build the Python package: one wheel in target/wheels, kernels and emulator included
+    Wheel,
+    /// Install PyTorch into the user's cache, if no python3 has it, for the Python tests and the comparison
+    Pytorch,
     /// Install the pinned CUDA compiler under target/toolkit
     Toolkit,
     /// Generate src/params.rs from kernels/lib/params.h
@@ -59,11 +64,13 @@ enum Chore {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Demo(demo) => demo.run(),
-        Chore::Test => test::run(),
+        Chore::Test(test) => test.run(),
         Chore::Mutants(mutants) => mutants.run(),
         Chore::Budgets(budgets) => budgets.run(),
         Chore::Sweep(sweep) => sweep.run(),
         Chore::Compare(compare) => compare.run(),
+        Chore::Wheel => python::wheel().map(drop),
+        Chore::Pytorch => python::pytorch().map(|python| println!("{} has PyTorch", shown(&python))),
         Chore::Toolkit => toolkit(),
         Chore::Bindings { check } => bindings::run(check),
         Chore::Model => demo::model().map(|folder| println!("The model is in {}", shown(&folder))),

@@ -6,10 +6,11 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use serde_json::Value;
 
 use crate::workspace::{cargo, run as run_command, typed};
-use crate::{bindings, demo, mutants, progress};
+use crate::{bindings, demo, mutants, progress, python};
 
 /// Runs every check, also after one failed, and ends with a table.
 fn run_all(mut steps: Vec<Step>) -> Result<()> {
@@ -73,9 +74,29 @@ impl Step {
     }
 }
 
-/// `cargo xtask test`.
-pub fn run() -> Result<()> {
-    run_all(vec![
+#[derive(Args)]
+pub struct Test {
+    /// Only the checks whose names contain this, such as Python; what they need is set up all the same
+    #[arg(long)]
+    only: Option<String>,
+}
+
+impl Test {
+    /// Runs the checks.
+    pub fn run(&self) -> Result<()> {
+        let mut steps = steps();
+        if let Some(only) = &self.only {
+            steps.retain(|step| step.is_needed_by_the_rest || step.name.contains(only));
+            if steps.iter().all(|step| step.is_needed_by_the_rest) {
+                bail!("no check has a name that contains \"{only}\"");
+            }
+        }
+        run_all(steps)
+    }
+}
+
+fn steps() -> Vec<Step> {
+    vec![
         Step::setup("CUDA compiler", crate::toolkit),
         Step::setup("model", || demo::model().map(drop)),
         Step::check("bindings", || bindings::run(true)),
@@ -96,9 +117,11 @@ pub fn run() -> Result<()> {
             &[("RUSTDOCFLAGS", "-D warnings")],
         ),
         Step::cargo("tests", &["test", "--workspace", "--all-features", "--no-fail-fast"], &[]),
+        Step::check("Python, with NumPy", python::test_with_numpy),
+        Step::check("Python, with PyTorch", python::test_with_pytorch),
         Step::check("mutants", || mutants::Mutants::fast().run()),
         Step::cargo("tests without CUDA", &["test", "--package", "warpfold", "--no-default-features"], &[]),
-    ])
+    ]
 }
 
 fn word(passed: bool) -> &'static str {

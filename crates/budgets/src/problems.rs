@@ -175,7 +175,7 @@ fn merge(variant: &Variant) -> Result<Run, Failure> {
         let lse = tensor(&device, DType::F32, &[1, HEADS, len])?;
         states.push(AttentionState::from_natural_log(AttentionForward { output, lse })?);
     }
-    let states: Vec<&AttentionState> = states.iter().collect();
+    let states: Vec<_> = states.iter().map(AttentionState::view).collect();
     // The kernel follows from the output's type; no plan names it.
     let mut output = Tensor::zeros(&device, variant.dtype, [1, HEADS, len, head_dim_v])?;
     let mut lse = Tensor::zeros(&device, DType::F32, [1, HEADS, len])?;

@@ -12,10 +12,13 @@ use anyhow::{Context, Result, bail};
 use warpfold::variants::Variant;
 
 use crate::mutant::Sources;
-use crate::ptx;
+use crate::{ptx, text};
 
 /// As the library's own build compiles kernels for the emulator.
 const NVCC_FLAGS: [&str; 5] = ["-O3", "-std=c++17", "-ptx", "-lineinfo", "-allow-unsupported-compiler"];
+
+/// Counts the changes of what a cached text holds.
+const FORMAT: u32 = 2;
 
 /// nvcc, and a folder for sources and texts.
 pub struct Compiler {
@@ -51,7 +54,7 @@ impl Compiler {
         arguments.push(Path::new("kernels").join(variant.source()).display().to_string());
         let key = {
             let mut hasher = DefaultHasher::new();
-            (&arguments, sources, option_env!("MUTANTS_NVCC_FINGERPRINT")).hash(&mut hasher);
+            (FORMAT, &arguments, sources, option_env!("MUTANTS_NVCC_FINGERPRINT")).hash(&mut hasher);
             hasher.finish()
         };
         let texts = self.folder.join("ptx");
@@ -75,7 +78,7 @@ impl Compiler {
             return Ok(Compiled::Refused(String::from_utf8_lossy(&said).trim().to_string()));
         }
         let paths: Vec<PathBuf> = sources.keys().cloned().collect();
-        let text = ptx::with_relative_paths(&fs::read_to_string(&partial)?, &paths);
+        let text = ptx::with_positions(&fs::read_to_string(&partial)?, &paths);
         fs::write(&partial, &text)?;
         fs::rename(&partial, &kept)?;
         Ok(Compiled::Ptx(text))
@@ -97,7 +100,7 @@ impl Compiler {
 /// Whether two texts are one program, whatever their source positions.
 pub fn is_same_code(a: &str, b: &str) -> bool {
     const NEWEST: &str = "99.9";
-    ptx::for_gpu(a, NEWEST) == ptx::for_gpu(b, NEWEST)
+    text::for_gpu(a, NEWEST) == text::for_gpu(b, NEWEST)
 }
 
 fn write(folder: &Path, sources: &Sources) -> Result<()> {

@@ -12,6 +12,8 @@ mod mutant;
 #[path = "../../../build/ptx.rs"]
 mod ptx;
 mod report;
+#[path = "../../../src/ptx.rs"]
+mod text;
 mod trial;
 
 use std::collections::BTreeMap;

@@ -119,7 +119,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     fn pairs(self, low: __m512, high: __m512) -> __m512 {
         unsafe {
-            let [low, high] = [low, high].map(|values| nearest_bf16(values));
+            // No closure: it would be compiled without AVX-512, and call each instruction as a function.
+            let (low, high) = (nearest_bf16(low), nearest_bf16(high));
             _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high)))
         }
     }

@@ -33,7 +33,7 @@ pub fn check_merge(device: &Device, dtype: DType, parts: usize, with_sinks: bool
             AttentionState::from_natural_log(AttentionForward { output, lse })
         };
         let states = drawn.iter().map(state).collect::<Result<Vec<AttentionState>, Error>>()?;
-        let states: Vec<&AttentionState> = states.iter().collect();
+        let states: Vec<_> = states.iter().map(AttentionState::view).collect();
         let placed_sinks = place_f32(device, sinks.as_deref(), &[heads])?;
         let shape = [batch, heads, len, head_dim];
         let mut output = Placed::poisoned(device, dtype, &shape, Placement::Transposed)?;

@@ -23,8 +23,6 @@ pub(crate) struct Image {
     ptx: &'static [u8],
     /// Machine code by compute capability, as `10 * major + minor`.
     cubins: &'static [(u32, &'static [u8])],
-    #[allow(dead_code, reason = "only warpfold's own kernels run in the emulator")]
-    annotated_ptx: Option<&'static [u8]>,
 }
 
 include!(concat!(env!("OUT_DIR"), "/images.rs"));
