@@ -9,20 +9,27 @@
 //! Where there are enough key heads for all threads, a task computes everything that belongs to one: five products a tile. Else
 //! tasks own tiles of keys (d_k and d_v), and then blocks of queries (d_q), which takes seven. Every result is a sum of one task
 //! in the same fixed order either way, with the same bits.
+//!
+//! Where bf16 is multiplied in pairs, `m p` and `d_c` are rounded to it as they become operands of a product; all else is f32.
 
 use std::ops::Range;
+
+use half::bf16;
 
 use crate::attention::{BackwardProblem, Gradients, Operands, Problem, Saved};
 use crate::cpu::attention::bias_gradient;
 use crate::cpu::attention::block::{Block, apply_options, block_elements, drop_weights, hide_by_position};
 use crate::cpu::attention::inputs::{HeadRows, Inputs, RowsAt, Sequence, within};
-use crate::cpu::attention::operand::{LeftTile, RightTile, right_elements, tile_elements};
+use crate::cpu::attention::operand::{
+    LeftTile, RightTile, depth, elements, right_elements, tile_elements, whole_pairs,
+};
 use crate::cpu::attention::{BLOCK_KV, BLOCK_Q, PANEL_LANES, padded};
 use crate::cpu::dispatch_float;
 use crate::cpu::floats::{narrow, widen};
 use crate::cpu::row_tasks::{RowOutputs, RowWriter};
 use crate::cpu::scratch::{scratch_total, split};
 use crate::cpu::simd::{self, Elements, InstructionSet, Left, Update};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tensor::{Float, Layout, TensorMut};
 
@@ -32,8 +39,8 @@ const D_Q_ELEMENTS_MAX: usize = 1 << 22;
 const TILE: usize = BLOCK_KV * BLOCK_Q;
 
 /// The areas of [`Scratch`], in its order.
-fn areas(problem: &BackwardProblem) -> [usize; 15] {
-    let Problem { head_dim, head_dim_v, softcap, dropout, .. } = problem.forward;
+fn areas(problem: &BackwardProblem) -> [usize; 16] {
+    let Problem { head_dim, head_dim_v, dtype, softcap, dropout, .. } = problem.forward;
     let (d, dv) = (padded(head_dim), padded(head_dim_v));
     let if_any = |is_needed: bool, elements: usize| if is_needed { elements } else { 0 };
     [
@@ -48,6 +55,7 @@ fn areas(problem: &BackwardProblem) -> [usize; 15] {
         TILE,
         if_any(softcap.is_some(), TILE),
         if_any(dropout.is_some(), TILE),
+        if_any(dtype == DType::BF16, TILE / 2),
         tile_elements(d).max(block_elements(d)),
         tile_elements(dv),
         if_any(problem.d_bias.is_some(), TILE),
@@ -87,6 +95,8 @@ pub(super) struct Scratch<'a> {
     derivatives: &'a mut [f32],
     /// Dropout's factors, `[BLOCK_KV, BLOCK_Q]`; empty without.
     kept: &'a mut [f32],
+    /// Weights or gradients of scores as pairs of queries, `[BLOCK_KV, BLOCK_Q / 2]`; empty but for bf16.
+    pairs: &'a mut [f32],
     /// The sums of d_k or of a block of d_q.
     d_sums: &'a mut [f32],
     /// The sums of d_v, `[BLOCK_KV, padded head_dim_v]`.
@@ -114,6 +124,7 @@ impl<'a> Scratch<'a> {
             d_scores,
             derivatives,
             kept,
+            pairs,
             d_sums,
             d_v_sums,
             d_bias_sums,
@@ -131,6 +142,7 @@ impl<'a> Scratch<'a> {
             d_scores,
             derivatives,
             kept,
+            pairs,
             d_sums,
             d_v_sums,
             d_bias_sums,
@@ -176,7 +188,8 @@ fn backward_typed<T: Float>(
     let d_output = HeadRows::new(&saved.d_output)?;
     fill_delta::<T>(set, forward, saved, &d_output, delta, slots)?;
     let inputs = Inputs::new(set, forward, operands)?;
-    let backward = Backward::<T> { problem, inputs, d_output, lse: saved.lse.host()?, delta };
+    let elements = elements(set, forward.dtype);
+    let backward = Backward::<T> { problem, inputs, elements, d_output, lse: saved.lse.host()?, delta };
 
     let Gradients { mut d_q, mut d_k, mut d_v, mut d_bias, mut d_sinks } = gradients;
     let has_keys = d_k.is_some() || d_v.is_some();
@@ -244,6 +257,7 @@ fn fill_delta<T: Float>(
 pub(super) struct Backward<'a, T> {
     pub problem: &'a BackwardProblem,
     pub inputs: Inputs<'a, T>,
+    elements: Elements,
     d_output: HeadRows<'a, T>,
     lse: &'a [f32],
     delta: &'a [f32],
@@ -343,24 +357,25 @@ impl<T: Float> Backward<'_, T> {
             for queries in place.query_blocks(keys) {
                 let block = Block::of_head(sequence, kv_head, head, &queries);
                 let Some(rows) = self.compute_tile(scratch, &block, keys, wanted.d_k || wanted.d_q) else { continue };
-                let (set, count) = (self.inputs.set, block.count);
+                let (set, elements, count) = (self.inputs.set, self.elements, block.count);
+                let steps = depth(elements, count);
                 let at = sequence.queries_at(head, queries.start);
                 if wanted.d_v {
-                    let d_output =
-                        RightTile::new(set, Elements::F32, &self.d_output, at, &(0..count), scratch.d_output);
-                    let (weights, size) =
-                        (tile_rows(scratch.weights, rows.start), [rows.len(), d_output.columns, count]);
+                    let d_output = RightTile::new(set, elements, &self.d_output, at, &(0..count), scratch.d_output);
+                    let weights = self.tile_rows(scratch.weights, &rows, scratch.pairs);
+                    let size = [rows.len(), d_output.columns, steps];
                     let sums = &mut scratch.d_v_sums[rows.start * dv..];
-                    simd::product(set, Elements::F32, weights, d_output.rows_from(0), sums, dv, Update::Add, size);
+                    simd::product(set, elements, weights, d_output.rows_from(0), sums, dv, Update::Add, size);
                 }
                 if wanted.d_k || wanted.d_q {
                     chain_softcap(set, scratch, &rows);
                 }
                 if wanted.d_k {
-                    let q = RightTile::new(set, Elements::F32, &self.inputs.q, at, &(0..count), scratch.q);
-                    let (d_scores, size) = (tile_rows(scratch.d_scores, rows.start), [rows.len(), q.columns, count]);
+                    let q = RightTile::new(set, elements, &self.inputs.q, at, &(0..count), scratch.q);
+                    let d_scores = self.tile_rows(scratch.d_scores, &rows, scratch.pairs);
+                    let size = [rows.len(), q.columns, steps];
                     let sums = &mut scratch.d_sums[rows.start * d..];
-                    simd::product(set, Elements::F32, d_scores, q.rows_from(0), sums, d, Update::Add, size);
+                    simd::product(set, elements, d_scores, q.rows_from(0), sums, d, Update::Add, size);
                 }
                 if wanted.d_q {
                     let first = (head - kv_head * problem.group()) * problem.q_rows() + queries.start;
@@ -407,27 +422,47 @@ impl<T: Float> Backward<'_, T> {
         }
     }
 
-    /// Adds the part of a tile of keys to a block's d_q. `rows` are those of the tile that the block sees.
+    /// Some rows of a tile of scores, a row a key, for sums over queries: as they are, or as pairs in scratch memory.
+    fn tile_rows<'t>(&self, tile: &'t [f32], rows: &Range<usize>, pairs: &'t mut [f32]) -> Left<'t> {
+        let tile = &tile[rows.start * BLOCK_Q..rows.end * BLOCK_Q];
+        match self.elements {
+            Elements::F32 => Left { values: tile, row_stride: BLOCK_Q, depth_stride: 1 },
+            Elements::Pairs => {
+                // Neighbours in a row are a pair as soon as they are bf16.
+                narrow::<bf16>(self.inputs.set, tile, &mut bytemuck::cast_slice_mut(pairs)[..tile.len()]);
+                Left { values: pairs, row_stride: BLOCK_Q / 2, depth_stride: 1 }
+            }
+        }
+    }
+
+    /// Adds the part of a tile of keys to a block's d_q. `rows` are those of the tile that the block sees. The gradients of the
+    /// scores become pairs of keys where they lie.
     fn add_d_q(
         &self,
         block: &Block,
         keys: &Range<usize>,
         rows: &Range<usize>,
-        d_scores: &[f32],
+        d_scores: &mut [f32],
         k_padded: &mut [f32],
         sums: &mut [f32],
     ) {
         let Inputs { set, problem, k, .. } = &self.inputs;
         let at = block.sequence.keys_at(block.kv_head, keys.start);
-        let k = RightTile::new(*set, Elements::F32, k, at, rows, k_padded);
-        let d_scores = Left { values: d_scores, row_stride: 1, depth_stride: BLOCK_Q }.from(rows.start * BLOCK_Q);
-        let (d, size) = (padded(problem.head_dim), [block.count, k.columns, rows.len()]);
-        simd::product(*set, Elements::F32, d_scores, k.rows_from(rows.start), sums, d, Update::Add, size);
+        let k = RightTile::new(*set, self.elements, k, at, rows, k_padded);
+        let rows = whole_pairs(self.elements, rows);
+        let d_scores = &mut d_scores[rows.start * BLOCK_Q..rows.end * BLOCK_Q];
+        if self.elements == Elements::Pairs {
+            simd::pair_rows(*set, d_scores, BLOCK_Q);
+        }
+        let d_scores = Left { values: d_scores, row_stride: 1, depth_stride: BLOCK_Q };
+        let (d, size) = (padded(problem.head_dim), [block.count, k.columns, depth(self.elements, rows.len())]);
+        simd::product(*set, self.elements, d_scores, k.rows_from(rows.start), sums, d, Update::Add, size);
     }
 
     /// Computes the weights that multiply v and, if they are wanted, the gradients of the scores that the softmax takes, of a
     /// block's queries and some keys. Returns the rows of the tile, a row a key, from the first to the last that any query
-    /// sees: the others are not computed.
+    /// sees: of the others, those in their pairs are 0, and the rest is not computed. So are lanes between the block's last query
+    /// and the end of its panel 0.
     pub fn compute_tile(
         &self,
         scratch: &mut Scratch<'_>,
@@ -436,7 +471,7 @@ impl<T: Float> Backward<'_, T> {
         has_d_scores: bool,
     ) -> Option<Range<usize>> {
         let Inputs { set, problem, scoring, .. } = &self.inputs;
-        let set = *set;
+        let (set, elements) = (*set, self.elements);
         let place = self.inputs.place(&block.sequence, block.first.0);
         let seen = |queries: &Range<usize>| {
             let rows = place.rows_of_tile(queries, keys.start);
@@ -447,18 +482,19 @@ impl<T: Float> Backward<'_, T> {
             return None;
         }
         let at = block.sequence.keys_at(block.kv_head, keys.start);
-        block.load_transposed(set, Elements::F32, &self.inputs.q, scratch.q_transposed, scratch.row);
-        let k = LeftTile::new(set, Elements::F32, &self.inputs.k, at, &rows, scratch.k);
+        block.load_transposed(set, elements, &self.inputs.q, scratch.q_transposed, scratch.row);
+        let k = LeftTile::new(set, elements, &self.inputs.k, at, &rows, scratch.k);
         let v = has_d_scores.then(|| {
-            block.load_transposed(set, Elements::F32, &self.d_output, scratch.d_output_transposed, scratch.row);
-            LeftTile::new(set, Elements::F32, &self.inputs.v, at, &rows, scratch.v)
+            block.load_transposed(set, elements, &self.d_output, scratch.d_output_transposed, scratch.row);
+            LeftTile::new(set, elements, &self.inputs.v, at, &rows, scratch.v)
         });
         let first_row = block.sequence.queries_at(block.first.0, block.first.1).lse_row(problem);
         for panel in block.panels(set) {
             let seen = seen(&block.queries(&panel.rows));
-            // What other panels of the block see has no weight here.
-            for row in rows.clone().filter(|row| !seen.contains(row)) {
-                let lanes = row * BLOCK_Q + panel.rows.start..row * BLOCK_Q + panel.rows.end;
+            // What other panels of the block see, or only a pair holds, has no weight here.
+            for row in whole_pairs(elements, &rows).filter(|row| !seen.contains(row)) {
+                let first = row * BLOCK_Q + panel.rows.start;
+                let lanes = first..first + panel.width;
                 scratch.weights[lanes.clone()].fill(0.0);
                 scratch.d_scores[lanes].fill(0.0);
             }
@@ -471,9 +507,9 @@ impl<T: Float> Backward<'_, T> {
             let weights = &mut scratch.weights[corner..];
             let d_scores = &mut scratch.d_scores[corner..];
             let products = |a: &LeftTile<'_>, b: &[f32], columns: usize, c: &mut [f32]| {
-                let b = panel.transposed(Elements::F32, b, columns);
-                let size = [size[0], size[1], columns];
-                simd::product(set, Elements::F32, a.rows_from(seen.start), b, c, BLOCK_Q, Update::Set, size);
+                let b = panel.transposed(elements, b, columns);
+                let size = [size[0], size[1], depth(elements, columns)];
+                simd::product(set, elements, a.rows_from(seen.start), b, c, BLOCK_Q, Update::Set, size);
             };
             products(&k, scratch.q_transposed, problem.head_dim, weights);
             match &v {
@@ -531,11 +567,6 @@ impl<T: Float> Backward<'_, T> {
         }
         sum
     }
-}
-
-/// The rows of a tile of scores from one on, a row a key, for sums over queries.
-fn tile_rows(values: &[f32], first: usize) -> Left<'_> {
-    Left { values, row_stride: BLOCK_Q, depth_stride: 1 }.from(first * BLOCK_Q)
 }
 
 /// From the gradients of capped scores to those of the scores before, in some rows of a tile.

@@ -6,7 +6,9 @@ use std::ops::Range;
 use crate::attention::{Operands, Problem};
 use crate::cpu::attention::block::{Block, Panel, apply_options, block_elements, drop_weights, hide_by_position};
 use crate::cpu::attention::inputs::{Inputs, RowsAt, within};
-use crate::cpu::attention::operand::{LeftTile, RightTile, depth, elements, right_elements, tile_elements};
+use crate::cpu::attention::operand::{
+    LeftTile, RightTile, depth, elements, right_elements, tile_elements, whole_pairs,
+};
 use crate::cpu::attention::{BLOCK_KV, BLOCK_Q, PANEL_LANES, RANGE_KV, padded};
 use crate::cpu::dispatch_float;
 use crate::cpu::floats::narrow;
@@ -494,18 +496,15 @@ struct Tile {
     first: usize,
     at: RowsAt,
     rows: Range<usize>,
-    /// Rows before and after that the panel has besides, without weight: pairs of keys start at even ones.
+    /// Rows before and after that the panel has besides, without weight: those of [`whole_pairs`].
     before: usize,
     after: usize,
 }
 
 impl Tile {
     fn new(first: usize, at: RowsAt, rows: Range<usize>, elements: Elements) -> Tile {
-        let (before, after) = match elements {
-            Elements::F32 => (0, 0),
-            Elements::Pairs => (rows.start % 2, rows.end % 2),
-        };
-        Tile { first, at, rows, before, after }
+        let whole = whole_pairs(elements, &rows);
+        Tile { first, at, before: rows.start - whole.start, after: whole.end - rows.end, rows }
     }
 
     /// The rows of the panel.

@@ -25,6 +25,14 @@ pub(super) fn depth(elements: Elements, count: usize) -> usize {
     }
 }
 
+/// Some rows, with those beside them that share their pairs: pairs start at even rows.
+pub(super) fn whole_pairs(elements: Elements, rows: &Range<usize>) -> Range<usize> {
+    match elements {
+        Elements::F32 => rows.clone(),
+        Elements::Pairs => rows.start / 2 * 2..rows.end.next_multiple_of(2),
+    }
+}
+
 /// Joins two rows of bf16 into pairs; a row that is absent, and what is past the end, is 0.
 fn join(low: Option<&[u16]>, high: Option<&[u16]>, out: &mut [f32]) {
     let columns = low.or(high).map_or(0, <[u16]>::len);
@@ -123,7 +131,7 @@ impl<'a> RightTile<'a> {
                 }
             }
             Elements::Pairs => {
-                for first in (rows.start / 2 * 2..rows.end).step_by(2) {
+                for first in whole_pairs(elements, rows).step_by(2) {
                     let of = |row| rows.contains(&row).then(|| bytemuck::cast_slice(tensor.row(at, row)));
                     join(of(first), of(first + 1), &mut scratch[first / 2 * stride..][..columns]);
                 }

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use crate::cpu::simd::InstructionSet;
-use crate::reference::{self, Alignment, AttentionCase, Broadcast, DropoutCase};
+use crate::reference::{self, Alignment, AttentionCase, Broadcast, DropoutCase, compare, naive};
 use crate::{
     Attention, AttentionForward, AttentionGradients, AttentionOutputs, AttentionState, BackwardInputs, BackwardSpec,
     DType, Device, Mask, Qkv, SeqLens, Tensor,
@@ -132,7 +132,7 @@ fn narrow(values: &[f64]) -> Vec<f32> {
     values.iter().map(|value| *value as f32).collect()
 }
 
-/// Runs both passes on the CPU device, into tensors that are NaN before.
+/// Runs both passes on the CPU device, into tensors that are NaN before, with scratch memory that is.
 fn run(case: &AttentionCase, dtype: DType, numbers: &Numbers) -> Results {
     run_on(InstructionSet::best(), case, dtype, numbers)
 }
@@ -205,6 +205,7 @@ fn run_on(set: InstructionSet, case: &AttentionCase, dtype: DType, numbers: &Num
     let mut forward = AttentionForward::allocate(&plan, &device).unwrap();
     [&mut forward.output, &mut forward.lse].into_iter().for_each(poison);
     let mut workspace = plan.workspace(&stream).unwrap();
+    workspace.slots.iter_mut().for_each(|slot| slot.fill(f32::NAN));
     let outputs = AttentionOutputs::new(&mut forward.output).lse(&mut forward.lse);
     plan.forward_into(&stream, &inputs, outputs, &mut workspace).unwrap();
 
@@ -212,6 +213,7 @@ fn run_on(set: InstructionSet, case: &AttentionCase, dtype: DType, numbers: &Num
         .plan_backward(&BackwardSpec::new(inputs.spec()).d_output(d_output.view().spec()), &device.target())
         .unwrap();
     let mut workspace = plan.workspace(&stream).unwrap();
+    workspace.slots.iter_mut().for_each(|slot| slot.fill(f32::NAN));
     let d_lse = numbers.d_lse.as_ref().map(|d_lse| per_row(d_lse));
     let mut saved = BackwardInputs::new(&forward.output, &forward.lse, &d_output);
     if let Some(d_lse) = &d_lse {
@@ -391,6 +393,69 @@ fn ragged_sizes_agree_with_the_oracle() {
     }
     // Keys without an element leave a bias and its gradient without one too.
     check(&AttentionCase { bias: Some(bias([1, 2, 5, 0])), ..AttentionCase::new(1, 2, 5, 0, 4) }, DType::F32, false);
+}
+
+/// Holds the gradients of every instruction set to three times the unfused computation's distance from the oracle, and those of
+/// a task a key head to the bits of tasks that own tiles of keys or blocks of queries.
+#[track_caller]
+fn check_gradients(case: &AttentionCase, dtype: DType) {
+    let numbers = Numbers::new(case, dtype, true);
+    let wide = reference::from_f32;
+    let [q, k, v, d_output] = [&numbers.q, &numbers.k, &numbers.v, &numbers.d_output].map(|values| wide(values));
+    let d_lse = numbers.d_lse.as_ref().map(|d_lse| wide(d_lse));
+    let exact = reference::attention_backward(case, &q, &k, &v, &d_output, d_lse.as_deref());
+    let unfused = naive::attention_backward(case, dtype, &q, &k, &v, &d_output, d_lse.as_deref());
+    for set in InstructionSet::all() {
+        let heads = case.batch * case.heads_kv;
+        let [results, apart] = [heads, heads + 1].map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| run_on(set, case, dtype, &numbers))
+        });
+        assert_eq!(results, apart, "{set:?}: {case:?}");
+        let close = |what: &str, actual: &[f32], exact: &[f64], unfused: &[f64]| {
+            compare::check(what, &[exact.len()], dtype, &wide(actual), exact, unfused, 3.0)
+                .unwrap_or_else(|mismatch| panic!("{set:?}: {mismatch}: {case:?}"));
+        };
+        close("d_q", &results.d_q, &exact.d_q, &unfused.d_q);
+        close("d_k", &results.d_k, &exact.d_k, &unfused.d_k);
+        close("d_v", &results.d_v, &exact.d_v, &unfused.d_v);
+        if let (Some(actual), Some(exact), Some(unfused)) = (&results.d_bias, &exact.d_bias, &unfused.d_bias) {
+            close("d_bias", actual, exact, unfused);
+        }
+    }
+}
+
+#[test]
+fn gradients_of_bf16_are_as_close_as_the_unfused_computation() {
+    // Odd numbers of everything that pairs are made of: queries, keys and elements of heads, in several blocks and tiles, whose
+    // parts that are seen start and end at odd places.
+    let long = |head_dim| AttentionCase { heads_kv: 2, ..AttentionCase::new(1, 4, 203, 301, head_dim) };
+    let causal =
+        |head_dim, offset| AttentionCase { causal: true, alignment: Alignment::Offset(offset), ..long(head_dim) };
+    for case in [
+        long(1),
+        long(64),
+        AttentionCase { head_dim_v: 17, ..long(40) },
+        AttentionCase { head_dim_v: 40, ..causal(7, 0) },
+        causal(64, 98),
+        causal(128, -33),
+        AttentionCase { window: (Some(75), Some(6)), prefix: 5, ..long(40) },
+        AttentionCase { key_range: Some(3..130), ..causal(64, 98) },
+        AttentionCase { key_lengths: Some(vec![129]), softcap: Some(1.5), ..long(64) },
+        AttentionCase { dropout: dropout(), ..causal(64, 98) },
+        AttentionCase { bias: Some(bias([1, 1, 203, 301])), sinks: Some(vec![0.5, -0.5, 3.0, 0.0]), ..long(64) },
+        AttentionCase { mask: Some(holes([1, 4, 203, 301])), ..long(64) },
+        AttentionCase::new(2, 1, 1, 1, 1),
+        AttentionCase::new(2, 1, 3, 1, 8),
+        AttentionCase::new(2, 1, 1, 129, 40),
+        AttentionCase::new(1, 2, 97, 127, 64),
+        // Every lane after the last query is one that nothing else wrote, and the last panel sees less than the block.
+        AttentionCase { window: (Some(5), Some(0)), ..AttentionCase::new(1, 2, 47, 127, 64) },
+        AttentionCase { key_lengths: Some(vec![101, 64]), ..everything() },
+        AttentionCase { query_lengths: Some(vec![41, 70]), key_lengths: Some(vec![130, 67]), ..everything() },
+    ] {
+        check_gradients(&case, DType::BF16);
+    }
 }
 
 #[test]

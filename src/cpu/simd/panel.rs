@@ -176,13 +176,15 @@ pub(super) fn gradient_panel<S: Simd>(
                 let exponential = exp2(s, exponent);
                 // Only -inf is below the smallest number.
                 let weight = s.select(s.is_less(score, s.splat(f32::MIN)), zero, exponential);
+                let has_none = is_zero(s, weight);
                 let (mut kept_weight, mut d_weight) = (weight, s.load(d_weights.as_ptr().add(at)));
                 if !kept.is_empty() {
                     let kept = s.load(kept.as_ptr().add(at));
-                    (kept_weight, d_weight) = (s.mul(weight, kept), s.mul(d_weight, kept));
+                    kept_weight = s.select(has_none, zero, s.mul(weight, kept));
+                    d_weight = s.mul(d_weight, kept);
                 }
                 let d_score = s.mul(weight, s.sub(d_weight, delta));
-                s.store::<false>(d_weights.as_mut_ptr().add(at), s.select(is_zero(s, weight), zero, d_score));
+                s.store::<false>(d_weights.as_mut_ptr().add(at), s.select(has_none, zero, d_score));
                 s.store::<false>(scores.as_mut_ptr().add(at), kept_weight);
             }
         }

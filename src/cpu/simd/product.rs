@@ -11,13 +11,6 @@ pub(crate) struct Left<'a> {
     pub depth_stride: usize,
 }
 
-impl<'a> Left<'a> {
-    /// Without the first elements of memory.
-    pub fn from(self, first: usize) -> Left<'a> {
-        Left { values: &self.values[first..], ..self }
-    }
-}
-
 /// A matrix that is read by vectors: element (depth, column) is `values[depth * stride + column]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Right<'a> {

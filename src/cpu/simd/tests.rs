@@ -286,7 +286,7 @@ fn hidden_scores_have_no_gradient_whatever_the_rest_holds() {
         let rows = [[f32::NEG_INFINITY, f32::NAN], [0.0, 3.0], [0.5, 2.0]];
         let mut scores: Vec<f32> = rows.iter().flat_map(|row| vec![row[0]; width]).collect();
         let mut d_weights: Vec<f32> = rows.iter().flat_map(|row| vec![row[1]; width]).collect();
-        let kept: Vec<f32> = (0..3).flat_map(|row| vec![row as f32; width]).collect();
+        let kept: Vec<f32> = [f32::NAN, 1.0, 2.0].into_iter().flat_map(|kept| vec![kept; width]).collect();
         let (mut base, delta) = (vec![0.5; width], vec![1.0; width]);
         base[1] = f32::INFINITY;
         let kept = if has_dropout { &kept[..] } else { &[] };
