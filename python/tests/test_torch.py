@@ -425,6 +425,27 @@ def test_compile_has_no_graph_break(place, function, backend):
     close(x.grad, gradient, 1e-5)
 
 
+def test_compile_takes_sizes_that_change_and_flash_attns_functions(place):
+    def attend(q, k):
+        return wft.scaled_dot_product_attention(q, k, k, is_causal=True)
+
+    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager", dynamic=True)
+    for len_q, len_kv in [(5, 5), (7, 3), (3, 9)]:
+        q, k = normal(place, 1, 2, len_q, 8, grad=True), normal(place, 1, 2, len_kv, 8)
+        ours = compiled(q, k)
+        close(ours, F.scaled_dot_product_attention(q, k, k, is_causal=True))
+        ours.sum().backward()
+
+    def flash(q, starts):
+        padded = wft.flash_attn_func(q[None], q[None], q[None], causal=True, window_size=(3, -1))
+        return padded[0] + wft.flash_attn_varlen_func(q, q, q, starts, starts, causal=True)
+
+    q, starts = normal(place, 6, 2, 8, grad=True), torch.tensor([0, 2, 6], device=place)
+    compiled = torch.compile(flash, fullgraph=True, backend="aot_eager")
+    close(compiled(q, starts), flash(q, starts))
+    compiled(q, starts).sum().backward()
+
+
 def test_examples_of_the_documentation():
     result = doctest.testmod(wft, extraglobs={"torch": torch, "wft": wft})
     assert result.attempted > 20 and result.failed == 0

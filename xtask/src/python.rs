@@ -46,12 +46,12 @@ pub fn wheel() -> Result<PathBuf> {
 }
 
 /// The tests that need NumPy only, in a fresh environment that has the wheel and what it asks for; and the lines of the
-/// package's README in one that has nothing else.
+/// READMEs in one that has nothing else.
 pub fn test_with_numpy() -> Result<()> {
     let wheel = wheel()?;
     let python = environment("fresh", &[wheel.as_os_str()])?;
     let [with_numpy, _] = readme_lines()?;
-    println!("The README's lines, with the wheel and NumPy alone:");
+    println!("The lines of the READMEs, with the wheel and NumPy alone:");
     run(Command::new(&python).current_dir(target()).args(["-W", "error", "-c", &with_numpy]))?;
 
     let further: Vec<&OsStr> = [wheel.as_os_str()].into_iter().chain(FOR_TESTS.iter().map(OsStr::new)).collect();
@@ -67,7 +67,7 @@ pub fn test_with_pytorch() -> Result<()> {
     };
     let site = site_for(&python, &FOR_TESTS[..1])?;
     let [_, with_pytorch] = readme_lines()?;
-    println!("The README's lines with PyTorch:");
+    println!("The lines of the READMEs with PyTorch:");
     run(Command::new(&python).env("PYTHONPATH", &site).current_dir(target()).args(["-c", &with_pytorch]))?;
     run(pytest(&python).env("PYTHONPATH", &site).arg("test_torch.py"))
 }
@@ -176,12 +176,14 @@ fn pytest(python: &Path) -> Command {
     pytest
 }
 
-/// The Python lines of the package's README: those with NumPy, and those with PyTorch.
+/// The Python lines of the READMEs: those with NumPy, and those with PyTorch.
 fn readme_lines() -> Result<[String; 2]> {
-    let path = root().join("python/README.md");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", shown(&path)))?;
-    let blocks = text.split("```python\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_string());
-    let (with_pytorch, with_numpy): (Vec<String>, Vec<String>) =
-        blocks.partition(|block| block.contains("import torch"));
-    Ok([with_numpy.concat(), with_pytorch.concat()])
+    let mut lines = [String::new(), String::new()];
+    for path in ["README.md", "python/README.md"].map(|path| root().join(path)) {
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", shown(&path)))?;
+        for block in text.split("```python\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            lines[usize::from(block.contains("import torch"))] += block;
+        }
+    }
+    Ok(lines)
 }

@@ -120,7 +120,11 @@ fn steps() -> Vec<Step> {
         Step::check("Python, with NumPy", python::test_with_numpy),
         Step::check("Python, with PyTorch", python::test_with_pytorch),
         Step::check("mutants", || mutants::Mutants::fast().run()),
-        Step::cargo("tests without CUDA", &["test", "--package", "warpfold", "--no-default-features"], &[]),
+        Step::cargo(
+            "tests without CUDA",
+            &["test", "--package", "warpfold", "--no-default-features", "--lib", "--test", "contract"],
+            &[],
+        ),
     ]
 }
 
