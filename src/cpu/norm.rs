@@ -4,7 +4,7 @@ use crate::cpu::floats::{Floats, FloatsMut, InputRows, round, store_of};
 use crate::cpu::row_tasks::{RowOutputs, RowParts};
 use crate::cpu::scratch::{scratch_total, split};
 use crate::cpu::simd::{self, InstructionSet, Stats};
-use crate::cpu::softmax::task_rows;
+use crate::cpu::softmax::{task_rows, threads_for};
 use crate::device::CPU;
 use crate::error::{Error, Result};
 use crate::norm::{NormBackwardInputs, NormBackwardProblem, NormGradientOutputs, NormInputs, NormOutputs, NormProblem};
@@ -56,7 +56,7 @@ pub(crate) fn forward(
     RowOutputs::of_tensors([Some(output), sum.as_mut()], stats)?.for_each_prepared_task(
         rows.rows,
         task_rows(rows.columns),
-        &mut workspace.slots,
+        threads_for(&mut workspace.slots, rows.rows * rows.columns),
         |slot| {
             let [_, _, weight_area, bias_area] = split(slot, areas);
             prepare_weight(set, weight, *weight_offset, weight_area);
@@ -177,7 +177,7 @@ pub(crate) fn backward(
     outputs.for_each_prepared_task(
         rows.rows,
         task_rows,
-        slots,
+        threads_for(slots, rows.rows * columns),
         |slot| {
             let [_, _, weight_area, _] = split(slot, areas);
             prepare_weight(set, weight, *weight_offset, weight_area);
