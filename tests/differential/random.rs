@@ -155,7 +155,7 @@ fn attempt_of(device: &Device, batch: Range<usize>) -> impl Strategy<Value = Att
 
 #[test]
 fn attention_agrees_with_the_oracle() {
-    check_property([512, 32], attempt, |device, attempt| {
+    check_property([256, 16], attempt, |device, attempt| {
         let outcome = attempt.run(device).map_err(failed)?;
         attempt.judge(&outcome).map_err(wrong)?;
         Ok(())
@@ -165,7 +165,7 @@ fn attention_agrees_with_the_oracle() {
 #[test]
 fn gradients_agree_with_the_oracle() {
     let strategy = |device: &Device| (attempt(device), any::<bool>());
-    check_property([384, 24], strategy, |device, (attempt, with_d_lse)| {
+    check_property([192, 12], strategy, |device, (attempt, with_d_lse)| {
         let gradients = attempt.run_backward(device, with_d_lse).map_err(failed)?;
         attempt.judge_backward(with_d_lse, &gradients).map_err(wrong)
     });
@@ -174,7 +174,7 @@ fn gradients_agree_with_the_oracle() {
 #[test]
 fn split_keys_merge_into_the_whole() {
     let strategy = |device: &Device| (attempt(device), prop::collection::vec(0..150usize, 1..4));
-    check_property([256, 16], strategy, |device, (attempt, cuts)| {
+    check_property([128, 8], strategy, |device, (attempt, cuts)| {
         for outcome in attempt.run_split(device, &cuts).map_err(failed)? {
             attempt.judge(&outcome).map_err(wrong)?;
         }
@@ -202,7 +202,7 @@ fn permuting_the_batch_permutes_the_bits() {
             attempt
         })
     };
-    check_property([384, 24], strategy, |device, attempt| {
+    check_property([192, 12], strategy, |device, attempt| {
         let numbers = attempt.numbers();
         let permuted = numbers.select(&[1, 0]);
         let (first, second) =
@@ -232,7 +232,7 @@ fn causal_equals_the_window_and_the_explicit_mask() {
             attempt
         })
     };
-    check_property([256, 16], strategy, |device, attempt| {
+    check_property([128, 8], strategy, |device, attempt| {
         let with = |case| Attempt { case, ..attempt.clone() };
         let case = attempt.case.clone();
         let window = with(AttentionCase { causal: false, window: (None, Some(0)), ..case.clone() });
@@ -273,7 +273,7 @@ fn packed_sequences_equal_padded_ones() {
             attempt
         })
     };
-    check_property([256, 16], strategy, |device, attempt| {
+    check_property([128, 8], strategy, |device, attempt| {
         let numbers = attempt.numbers();
         let packed = attempt.run(device).map_err(failed)?;
         for sequence in (0..attempt.case.batch).filter(|sequence| attempt.case.query_len(*sequence) > 0) {
@@ -309,7 +309,7 @@ fn a_constant_bias_moves_lse_only() {
             attempt
         })
     };
-    check_property([192, 12], strategy, |device, attempt| {
+    check_property([96, 6], strategy, |device, attempt| {
         let constant = |value: f64| {
             let shape = [1, 1, 1, attempt.case.len_kv];
             let bias = Some(Broadcast { shape, values: vec![value; attempt.case.len_kv] });
@@ -370,7 +370,7 @@ fn loss(numbers: &Numbers) -> f64 {
 #[test]
 fn gradients_agree_with_finite_differences() {
     const STEP: f64 = 1e-4;
-    check_property([512, 48], small_attempt, |device, attempt| {
+    check_property([256, 24], small_attempt, |device, attempt| {
         let numbers = attempt.numbers();
         let gradients = attempt.run_backward(device, true).map_err(failed)?;
         let direction = |seed: u64, count: usize| values(attempt.seed + seed, count, 0.0, 1.0, DType::F32);
@@ -505,7 +505,7 @@ fn norm(_: &Device) -> impl Strategy<Value = NormAttempt> + use<> {
 
 #[test]
 fn softmax_agrees_with_the_oracle() {
-    check_property([384, 48], softmax, |device, attempt| {
+    check_property([192, 24], softmax, |device, attempt| {
         let numbers = attempt.numbers();
         attempt.judge_on(&attempt.run_on(device, &numbers).map_err(failed)?, &numbers).map_err(wrong)?;
         let d_x = attempt.run_backward_on(device, &numbers).map_err(failed)?;
@@ -515,7 +515,7 @@ fn softmax_agrees_with_the_oracle() {
 
 #[test]
 fn norms_agree_with_the_oracle() {
-    check_property([384, 48], norm, |device, attempt| {
+    check_property([192, 24], norm, |device, attempt| {
         let numbers = attempt.numbers();
         attempt.judge_on(&attempt.run_on(device, &numbers).map_err(failed)?, &numbers).map_err(wrong)?;
         let gradients = attempt.run_backward_on(device, &numbers).map_err(failed)?;
@@ -526,7 +526,7 @@ fn norms_agree_with_the_oracle() {
 /// Those that see anything.
 #[test]
 fn softmax_rows_sum_to_one() {
-    check_property([192, 24], softmax, |device, mut attempt| {
+    check_property([96, 12], softmax, |device, mut attempt| {
         attempt.case.is_log = false;
         let y = attempt.run(device).map_err(failed)?;
         let columns = attempt.case.columns();
@@ -546,7 +546,7 @@ fn softmax_rows_sum_to_one() {
 /// What is added to all of a row's elements changes nothing.
 #[test]
 fn softmax_does_not_see_a_shift() {
-    check_property([192, 24], softmax, |device, attempt| {
+    check_property([96, 12], softmax, |device, attempt| {
         let attempt = SoftmaxAttempt { dtype: DType::F32, bias_dtype: DType::F32, ..attempt };
         let mut numbers = attempt.numbers();
         numbers.case.scale = 1.0;
