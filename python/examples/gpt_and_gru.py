@@ -4,8 +4,8 @@ Both read the same batches of the same novel, character by character, for as man
 steps, and against the distance of what must be remembered: a string of random letters is planted in the text, and again some
 characters later. A model that can look back that far knows the second one from its first letters on.
 
-    pip install warpfold torch matplotlib
-    python gpt_and_gru.py
+    pip install target/wheels/warpfold-*.whl torch matplotlib       (the wheel: cargo xtask wheel)
+    python python/examples/gpt_and_gru.py
 
 What came out, and where the novel is from: README.md beside this file.
 """

@@ -350,7 +350,8 @@ mod tests {
         groups.take(columns).collect()
     }
 
-    /// A type for each tensor, and what results in it may be off by.
+    /// A type for each tensor, and what results in it may be off by. Sums of 16 lanes were seen 3.5e-6 off in f32, where those of
+    /// 4 and 8 stay below 3e-6.
     const DTYPES: [([DType; 6], f64); 3] = [
         ([DType::F32; 6], 6e-6),
         ([DType::BF16; 6], 1e-2),
