@@ -1,0 +1,47 @@
+//! The command line: which devices there are, whether they compute what they should, how fast, and pictures of that.
+//!
+//! Exit codes: 0 all is well; 1 a result is wrong, or something failed; 2 the command line makes no sense; 3 the device that was
+//! asked for cannot be used here.
+
+mod devices;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Fused attention, softmax and layer norm: devices, differential checks, benchmarks, plots.
+#[derive(Parser)]
+#[command(name = "warpfold", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show what warpfold can run on here, and what it would take where something is missing
+    Devices(devices::Devices),
+}
+
+/// How a command ended that came to its end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Outcome {
+    Success,
+    /// A device's result is wrong.
+    Wrong,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Devices(devices) => devices.run(),
+    };
+    match outcome {
+        Ok(Outcome::Success) => ExitCode::SUCCESS,
+        Ok(Outcome::Wrong) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(if error.is::<terminal::NoDevice>() { 3 } else { 1 })
+        }
+    }
+}
