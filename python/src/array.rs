@@ -113,6 +113,8 @@ pub struct Array<'py> {
     layout: Layout,
     pub place: Place,
     is_writable: bool,
+    /// Whether the memory was got for this result.
+    is_fresh: bool,
     /// The copy that an emulator works on, all of the memory that the layout reaches.
     staged: Option<Tensor>,
 }
@@ -182,6 +184,7 @@ impl<'py> Array<'py> {
             dtype,
             layout,
             place,
+            is_fresh: false,
             is_writable: is_versioned && !flags.intersects(DlpackFlags::READ_ONLY | DlpackFlags::IS_COPIED),
             staged: None,
             _memory: memory,
@@ -200,7 +203,7 @@ impl<'py> Array<'py> {
         // NumPy has neither memory on GPUs nor bfloat16.
         let is_torch = kind == Kind::Torch || place != Place::Host || dtype == DType::BF16;
         let object = if is_torch { torch_empty(py, place, dtype, layout)? } else { numpy_empty(py, dtype, layout)? };
-        Array::import("the result", &object, stream)
+        Ok(Array { is_fresh: true, ..Array::import("the result", &object, stream)? })
     }
 
     pub fn dtype(&self) -> DType {
@@ -310,6 +313,7 @@ impl<'py> Array<'py> {
             // SAFETY: as above; `check_writable` and `check_apart` hold, or the array was made for this result.
             None => unsafe { TensorMut::from_raw(self.address, self.dtype, self.layout, device) },
         }
+        .map(|view| if self.is_fresh { view.fresh() } else { view })
         .map_err(exception)
     }
 

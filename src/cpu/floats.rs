@@ -9,7 +9,7 @@ use crate::cpu::simd::{self, InstructionSet};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::rows::Rows;
-use crate::tensor::{Float, TensorRef};
+use crate::tensor::{Float, TensorMut, TensorRef};
 
 /// Elements that are read.
 #[derive(Clone, Copy)]
@@ -221,11 +221,12 @@ impl<'a, const N: usize> InputRows<'a, N> {
     }
 }
 
-/// How to write an output of so many bytes.
-pub(super) fn store_of(bytes: usize) -> simd::Store {
+/// How to write an output.
+pub(super) fn store_of(output: &TensorMut<'_>) -> simd::Store {
     /// About half of a last-level cache: more would not stay there anyway.
     const CACHED_BYTES_MAX: usize = 16 << 20;
-    if bytes > CACHED_BYTES_MAX { simd::Store::Streamed } else { simd::Store::Cached }
+    let bytes = output.layout().num_elements() * output.dtype().size_bytes();
+    if bytes > CACHED_BYTES_MAX && !output.is_fresh() { simd::Store::Streamed } else { simd::Store::Cached }
 }
 
 #[cfg(test)]
@@ -239,6 +240,15 @@ pub(super) mod tests {
         let mut values = vec![T::zeroed(); wide.len()];
         T::narrow(wide, &mut values);
         Tensor::from_slice(&Device::cpu(), &values, shape).unwrap()
+    }
+
+    #[test]
+    fn large_results_go_past_the_caches_unless_their_pages_are_new() {
+        let mut small = Tensor::zeros(&Device::cpu(), DType::BF16, [1 << 23]).unwrap();
+        let mut large = Tensor::zeros(&Device::cpu(), DType::BF16, [(1 << 23) + 1]).unwrap();
+        assert_eq!(store_of(&small.view_mut()), simd::Store::Cached);
+        assert_eq!(store_of(&large.view_mut()), simd::Store::Streamed);
+        assert_eq!(store_of(&large.view_mut().fresh()), simd::Store::Cached);
     }
 
     /// A tensor whose elements are a function of their index, rounded.

@@ -50,7 +50,7 @@ pub(crate) fn forward(
     let bias = inputs.bias.as_ref().map(Floats::of).transpose()?;
 
     let NormOutputs { output, sum, mean, rstd } = outputs;
-    let store = store_of(rows.rows * rows.columns * output.dtype().size_bytes());
+    let store = store_of(output);
     let stats = [host_stats_mut(mean)?, host_stats_mut(rstd)?];
     let areas = areas(rows.columns);
     RowOutputs::of_tensors([Some(output), sum.as_mut()], stats)?.for_each_prepared_task(

@@ -208,30 +208,40 @@ impl<'a> RowOutputs<'a> {
     }
 }
 
-/// Runs tasks `0..tasks` in rayon's current pool, each once, in their order as far as threads are free; prepares each slot before
-/// its first task. A single task runs where it is called: to wake another thread takes longer than many a small problem.
+/// Parts of the tasks that threads begin with, at most.
+const SHARES_MAX: usize = 64;
+
+/// Runs tasks `0..tasks` in rayon's current pool, each once; prepares each slot before its first task. A thread takes the tasks of
+/// a share of its own in their order, so that it reads and writes memory that lies together (threads that take turns at small
+/// tasks fetch each other's cache lines ahead), and then what is left of the other shares. A single task runs where it is called: to
+/// wake another thread takes longer than many a small problem.
 fn run_tasks<S: Send>(
     tasks: usize,
     slots: &mut [S],
     prepare: impl Fn(&mut S) + Sync,
     task: impl Fn(&mut S, usize) + Sync,
 ) {
-    let next = AtomicUsize::new(0);
+    let workers = slots.len().min(tasks);
+    let shares = workers.clamp(1, SHARES_MAX);
+    let first_of = |share: usize| tasks / shares * share + (tasks % shares).min(share);
+    let next: [AtomicUsize; SHARES_MAX] = std::array::from_fn(|share| AtomicUsize::new(first_of(share.min(shares))));
     let work = |slot: &mut S| {
         let mut is_prepared = false;
-        loop {
-            // Every index is taken once.
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= tasks {
-                return;
+        let own = rayon::current_thread_index().unwrap_or(0);
+        for share in (0..shares).map(|turn| (own + turn) % shares) {
+            loop {
+                // Every index is taken once.
+                let index = next[share].fetch_add(1, Ordering::Relaxed);
+                if index >= first_of(share + 1) {
+                    break;
+                }
+                if !std::mem::replace(&mut is_prepared, true) {
+                    prepare(slot);
+                }
+                task(slot, index);
             }
-            if !std::mem::replace(&mut is_prepared, true) {
-                prepare(slot);
-            }
-            task(slot, index);
         }
     };
-    let workers = slots.len().min(tasks);
     match &mut slots[..workers] {
         [slot] => work(slot),
         slots => slots.par_iter_mut().with_max_len(1).for_each(work),

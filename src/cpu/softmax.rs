@@ -14,7 +14,7 @@ use crate::workspace::Workspace;
 
 /// Rows of a task: enough to outweigh the cost of taking one.
 pub(super) fn task_rows(columns: usize) -> usize {
-    (4096 / columns).max(1)
+    (16384 / columns).max(1)
 }
 
 /// The slots of the threads that share rows of so many elements: that of the caller alone where it is done before another thread
@@ -44,7 +44,7 @@ pub(crate) fn forward(
         x: inputs.x.as_ref().map(|x| InputRows::new(rows, SoftmaxProblem::X, x)).transpose()?,
         bias: inputs.bias.as_ref().map(|bias| InputRows::new(rows, SoftmaxProblem::BIAS, bias)).transpose()?,
         mask: inputs.mask.as_ref().map(|mask| mask.host::<u8>()).transpose()?,
-        store: store_of(rows.rows * rows.columns * y.dtype().size_bytes()),
+        store: store_of(y),
     };
     let outputs = RowOutputs::of_tensors([Some(y), None], [None, None])?;
     let slots = threads_for(&mut workspace.slots, rows.rows * rows.columns);

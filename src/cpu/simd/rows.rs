@@ -67,7 +67,7 @@ vectorized! {
 }
 
 /// How results are written.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Store {
     /// Through the caches: somebody may read them soon.
     Cached,
