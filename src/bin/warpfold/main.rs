@@ -4,6 +4,7 @@
 //! asked for cannot be used here.
 
 mod devices;
+mod plot;
 mod terminal;
 
 use std::process::ExitCode;
@@ -22,6 +23,8 @@ struct Arguments {
 enum Command {
     /// Show what warpfold can run on here, and what it would take where something is missing
     Devices(devices::Devices),
+    /// Draw records of `warpfold bench`: a roofline, bytes moved by row operations, rates over sizes
+    Plot(plot::Plot),
 }
 
 /// How a command ended that came to its end.
@@ -35,6 +38,7 @@ enum Outcome {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Devices(devices) => devices.run(),
+        Command::Plot(plot) => plot.run(),
     };
     match outcome {
         Ok(Outcome::Success) => ExitCode::SUCCESS,
