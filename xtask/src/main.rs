@@ -11,6 +11,7 @@ mod pip;
 mod progress;
 mod python;
 mod sweep;
+mod tables;
 mod test;
 mod weights;
 mod workspace;
@@ -55,6 +56,8 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
+    /// Write the README's tables and plots of results from the records in benches/record
+    Tables(tables::Tables),
     /// Install the weights and the tokenizer of all-MiniLM-L6-v2 under target/model
     Model,
     /// Make target/bundle: all GPU checks, for a machine with an NVIDIA driver and neither Rust nor network
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Chore::Pytorch => python::pytorch().map(|python| println!("{} has PyTorch", shown(&python))),
         Chore::Toolkit => toolkit(),
         Chore::Bindings { check } => bindings::run(check),
+        Chore::Tables(tables) => tables.run(),
         Chore::Model => demo::model().map(|folder| println!("The model is in {}", shown(&folder))),
         Chore::Bundle => bundle::run(),
     };

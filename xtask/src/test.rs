@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::workspace::{cargo, run as run_command, typed};
-use crate::{bindings, demo, mutants, progress, python};
+use crate::{bindings, demo, mutants, progress, python, tables};
 
 /// Runs every check, also after one failed, and ends with a table.
 fn run_all(mut steps: Vec<Step>) -> Result<()> {
@@ -117,6 +117,8 @@ fn steps() -> Vec<Step> {
             &[("RUSTDOCFLAGS", "-D warnings")],
         ),
         Step::cargo("tests", &["test", "--workspace", "--all-features", "--no-fail-fast"], &[]),
+        // After the tests, which have built the program that draws.
+        Step::check("tables", || tables::Tables::checking().run()),
         Step::check("Python, with NumPy", python::test_with_numpy),
         Step::check("Python, with PyTorch", python::test_with_pytorch),
         Step::check("mutants", || mutants::Mutants::fast().run()),
