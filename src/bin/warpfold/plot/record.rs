@@ -195,15 +195,15 @@ pub fn parse(text: &str) -> Result<Vec<Line>, String> {
         return Err(format!("line {}: no column `{missing}`, so this is no record of `warpfold bench`", above + 1));
     }
     let mut lines = Vec::new();
-    let mut records = reader.records();
-    while let Some(fields) = records.next() {
+    for fields in reader.records() {
         let fields = fields.map_err(|error| in_words(text, &error))?;
         let number = fields.position().map_or(0, |position| line_number(text, position));
         // serde names no field for a word that it does not know.
         for (column, words) in [("kind", &KINDS[..]), ("unit", &UNITS[..])] {
             let index = headers.iter().position(|header| header == column).unwrap_or(0);
             let word = fields.get(index).unwrap_or_default();
-            if !words.contains(&word) && !(column == "unit" && word.is_empty()) {
+            let is_left_out = column == "unit" && word.is_empty();
+            if !words.contains(&word) && !is_left_out {
                 return Err(format!("line {number}, column `{column}`: \"{word}\" is none of {}", words.join(", ")));
             }
         }
