@@ -8,6 +8,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use warpfold::cuda::cudarc::driver::CudaContext;
 use warpfold::{DType, Device, Layout, Stream};
 
@@ -101,8 +102,9 @@ impl<'py> Call<'py> {
 
     /// Computes without holding Python's lock.
     pub fn run<T: Send>(&self, work: impl FnOnce(&Stream) -> warpfold::Result<T> + Send) -> PyResult<T> {
-        let stream = &self.stream;
-        self.like.py().detach(|| in_pool(|| work(stream))).map_err(exception)
+        let (py, stream) = (self.like.py(), &self.stream);
+        start_pool(py)?;
+        py.detach(|| in_pool(|| work(stream))).map_err(exception)
     }
 
     /// The array as the caller gets it.
@@ -110,6 +112,29 @@ impl<'py> Call<'py> {
         array.unstage()?;
         array.into_result(self.kind, &self.like)
     }
+}
+
+/// Starts rayon's global pool, once. The main thread takes part in it: where its own calls come from another thread's point of view
+/// outside of the pool, it would sleep while they are computed, and each call would begin and end with waiting for a thread to wake.
+/// A pool of one thread has a thread of its own, as another thread's calls would wait for the main thread otherwise.
+fn start_pool(py: Python<'_>) -> PyResult<()> {
+    static STARTED: PyOnceLock<()> = PyOnceLock::new();
+    let start = || {
+        let threading = py.import(intern!(py, "threading"))?;
+        let ident = |thread: &str| threading.call_method0(thread)?.getattr(intern!(py, "ident"));
+        let is_main = ident("current_thread")?.eq(ident("main_thread")?)?;
+        let wanted = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
+        let threads = match wanted {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let builder = if is_main && threads > 1 { builder.use_current_thread() } else { builder };
+        // It fails where there is a pool already, which is as good.
+        let _ = builder.build_global();
+        Ok(())
+    };
+    STARTED.get_or_try_init(py, start).copied()
 }
 
 /// Runs on rayon's global pool; but in a process that was forked off one that has used it, whose threads the fork did not
