@@ -1,109 +1,177 @@
-"""Runs probe.ptx on this machine's GPU and keeps what comes back: `python3 record.py FOLDER`. Needs CuPy.
+"""Runs the probes on this machine's GPU and keeps what comes back: `python3 record.py [--device cuda:0] FOLDER`. Needs NumPy and an
+NVIDIA driver. The exit code is 1 where products or boxes are not what the layouts say.
 
 ../hardware.rs draws the same operands and holds the emulator to the files. Each is the 32-bit results in order, little-endian.
 """
 
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
 import pathlib
 import sys
 
-import cupy
 import numpy
 
-CASES = 256  # products of each kind
-VALUES = 1 << 16  # operands of the approximate instructions
+import operands
+from driver import Gpu, Unavailable
+
+CASES = 256  # products of each kind that are computed
+KEPT = {"mma": range(0, 64), "wgmma": range(128, 144)}  # and those that are kept
+VALUES = 1 << 12  # operands of the approximate instructions
+FRACTIONS = 1 << 14  # operands along the fractions of each function
 FUNCTIONS = ["ex2.approx.ftz.f32", "ex2.approx.f32", "lg2.approx.ftz.f32", "rcp.approx.ftz.f32", "rsqrt.approx.ftz.f32",
              "sqrt.approx.ftz.f32", "tanh.approx.f32"]
+EXACT = [numpy.exp2, numpy.exp2, numpy.log2, numpy.reciprocal, lambda x: 1 / numpy.sqrt(x), numpy.sqrt, numpy.tanh]
+# Signs and exponents over whose fractions the errors are looked for: function, first operand.
+SCANS = [(0, 0xBF800000), (0, 0x3F800000), (0, 0xBD800000), (0, 0xC1800000), (2, 0x3F000000), (2, 0x3F800000), (2, 0x42000000),
+         (3, 0x3F800000), (4, 0x3F800000), (4, 0x40000000), (5, 0x3F800000), (5, 0x40000000), (6, 0x3E000000), (6, 0x3F800000)]
 
 
-def mixed(seed, count):
-    """Numbers without a pattern: the finalizer of MurmurHash3 on (seed << 24) + 0, 1, 2, ..."""
-    x = numpy.arange(count, dtype=numpy.uint32) + numpy.uint32(seed << 24)
-    x ^= x >> 16
-    x *= numpy.uint32(0x85EBCA6B)
-    x ^= x >> 13
-    x *= numpy.uint32(0xC2B2AE35)
-    return x ^ x >> 16
+class Recorder:
+    def __init__(self, gpu: Gpu, folder: pathlib.Path):
+        self.gpu, self.folder = gpu, folder
+        # Results that are known beforehand and came out another way.
+        self.num_unexpected = 0
+        here = pathlib.Path(__file__).parent
+        self.baseline = gpu.module((here / "probe.ptx").read_text())
+        self.hopper = gpu.module((here / "probe_sm90a.ptx").read_text()) if gpu.capability == (9, 0) else None
+
+    def keep(self, name: str, words: numpy.ndarray):
+        # As soon as it is there: what comes later may fail.
+        words.astype("<u4").tofile(self.folder / f"{name}.bin")
+        print(f"recorded {name}: {words.size} words", flush=True)
+
+    def run(self, module, kernel: str, blocks: int, threads: int, inputs, count: int) -> numpy.ndarray:
+        """A kernel's words, of inputs that are arrays."""
+        addresses = [self.gpu.upload(array) for array in inputs]
+        out = self.gpu.upload(numpy.full(count, 0xCDCDCDCD, dtype="<u4"))
+        self.gpu.launch(module, kernel, blocks, threads, *addresses, out)
+        words = self.gpu.download(out, count)
+        self.gpu.free(*addresses, out)
+        return words
+
+    def functions(self, x: numpy.ndarray) -> numpy.ndarray:
+        """All functions of these operands, one function after the other."""
+        return self.run(self.baseline, "specials", x.size // 256, 256, [x], len(FUNCTIONS) * x.size)
+
+    def products(self, instruction: str, module, threads: int):
+        for name, (exponent_bits, fraction_bits) in operands.FORMATS.items():
+            a = operands.pairs(operands.floats(2, CASES * threads * 8, exponent_bits, fraction_bits, threads * 8))
+            b = operands.pairs(operands.floats(3, CASES * 128, exponent_bits, fraction_bits, 128))
+            c = operands.floats(4, CASES * threads * 4, 8, 23, threads * 4)
+            d = self.run(module, f"{instruction}_{name}", CASES, threads, [a, b, c], CASES * threads * 4)
+            kept = KEPT[instruction]
+            self.keep(f"{instruction}_{name}", d[kept.start * threads * 4 : kept.stop * threads * 4])
+
+    def mantissas(self):
+        fractions = operands.fractions(FRACTIONS)
+        parts = []
+        for function, first in operands.MANTISSAS:
+            x = numpy.uint32(first) + fractions
+            parts.append(self.functions(x)[function * FRACTIONS : (function + 1) * FRACTIONS])
+        self.keep("mantissas", numpy.concatenate(parts))
+
+    def majors(self):
+        for dtype, numbers in operands.MAJORS.items():
+            cases = [operands.MajorsCase(dtype, number) for number in numbers]
+            images = numpy.concatenate([case.image for case in cases])
+            words = numpy.array([case.words() for case in cases], dtype="<u8")
+            d = self.run(self.hopper, f"majors_{dtype}", len(cases), 128, [images, words], len(cases) * 2048)
+            self.keep(f"majors_{dtype}", d)
+            wrong = [case for case, found in zip(cases, d.reshape(len(cases), -1)) if (found != case.expected()).any()]
+            for case in wrong:
+                print(f"unexpected: the product of {dtype}, swizzle {case.swizzle}, majors {case.majors}")
+            self.num_unexpected += len(wrong)
+            print(f"{len(cases) - len(wrong)} of {len(cases)} products of {dtype} are as the layouts say")
+
+    def boxes(self):
+        tensor = operands.mixed(7, operands.TENSOR_WORDS).astype("<u4")
+        address, parts, unexpected, count = self.gpu.upload(tensor), [], 0, 0
+        for boxes in operands.BOXES:
+            corners = boxes.corners()
+            count += len(corners)
+            encoded = self.gpu.tensor_map(boxes.element, address, boxes.dims, boxes.strides_bytes, boxes.box_dims, boxes.swizzle,
+                                          boxes.fills_with_nan)
+            of_corners = self.gpu.upload(numpy.array(corners, dtype="<i4"))
+            out = self.gpu.allocate(len(corners) * boxes.bytes)
+            self.gpu.launch(self.hopper, f"boxes_{len(boxes.dims)}d", len(corners), 128, encoded, of_corners, out, boxes.bytes)
+            found = self.gpu.download(out, len(corners) * boxes.bytes // 4)
+            parts.append(found)
+            self.gpu.free(of_corners, out)
+            # Boxes far outside hold nothing but what the outside reads as.
+            outside = found.tobytes()[-boxes.size :]
+            for corner, box in zip(corners, found.reshape(len(corners), -1)):
+                unexpected += box.tobytes() != boxes.expected(tensor.tobytes(), corner, outside)
+            print(f"{boxes.element}, {'NaN' if boxes.fills_with_nan else 'zeros'} asked for: the outside reads as {outside[::-1].hex()}")
+        self.keep("boxes", numpy.concatenate(parts))
+        self.num_unexpected += unexpected
+        print(f"{count - unexpected} of {count} boxes are as the map says")
+
+    def errors(self):
+        """The largest error of functions over all fractions, in units in the last place of the result."""
+        lines = []
+        for function, first in SCANS:
+            worst, where, rounded, total = 0.0, 0, 0, 0
+            for part in range(8):
+                x = numpy.uint32(first) + numpy.arange(part << 20, part + 1 << 20, dtype=numpy.uint32)
+                found = self.functions(x)[function * x.size : (function + 1) * x.size].view("<f4").astype(float)
+                with numpy.errstate(all="ignore"):
+                    exact = EXACT[function](x.view("<f4").astype(float))
+                    near = exact.astype("<f4").astype(float)
+                    error = numpy.abs(found - exact) / numpy.ldexp(1.0, numpy.frexp(exact)[1] - 24)
+                is_normal = numpy.isfinite(near) & (numpy.abs(near) >= 2.0**-126)
+                error = numpy.where(is_normal, numpy.where(numpy.isfinite(found), error, numpy.inf), 0)
+                rounded += int((is_normal & (found == near)).sum())
+                total += int(is_normal.sum())
+                if error.max() > worst:
+                    worst, where = float(error.max()), int(x[error.argmax()])
+            value = float(numpy.array(first, dtype="<u4").view("<f4"))
+            share = 100 * rounded / max(total, 1)
+            lines.append(f"{FUNCTIONS[function]:22} from {value:8g} on: at most {worst:.4g} ulp, at {where:#010x}; {share:.1f} % are rounded correctly")
+            print(lines[-1], flush=True)
+        (self.folder / "errors.txt").write_text("\n".join(lines) + "\n")
+
+    def describe(self):
+        date, commit = datetime.date.today(), os.environ.get("WARPFOLD_COMMIT", "")
+        text = f"{self.gpu.name}, compute capability {'.'.join(map(str, self.gpu.capability))}, driver for CUDA {self.gpu.driver_cuda}, "
+        text += f"recorded on {date} by record.py{f' of {commit}' if commit else ''}."
+        (self.folder / "README.md").write_text(f"# What a GPU computed\n\n{text}\n")
+        print(text)
+
+    def all(self):
+        self.describe()
+        self.keep("specials", self.functions(operands.specials(VALUES)))
+        self.mantissas()
+        self.products("mma", self.baseline, 32)
+        if self.hopper:
+            self.products("wgmma", self.hopper, 128)
+            self.majors()
+            self.boxes()
+        else:
+            print("skipped: wgmma, operand majors and tensor maps, which only compute capability 9.0 has")
+        self.errors()
 
 
-def floats(seed, count, exponent_bits, fraction_bits, per_case):
-    """Floats of a type. By the number of their case modulo 4, their exponents differ by 0, up to 5 or up to 19, or the bits are
-    any bits."""
-    x = mixed(seed, count)
-    kind = numpy.arange(count, dtype=numpy.uint32) // numpy.uint32(per_case) % numpy.uint32(4)
-    spread = numpy.array([1, 6, 20, 1], dtype=numpy.uint32)[kind]
-    bias = numpy.uint32((1 << exponent_bits - 1) - 1)
-    # The low bits are the fraction; those above choose the exponent.
-    exponent = bias - spread // numpy.uint32(2) + (x >> numpy.uint32(24) & numpy.uint32(127)) % spread
-    fraction = x & numpy.uint32((1 << fraction_bits) - 1)
-    sign = x >> numpy.uint32(31) << numpy.uint32(exponent_bits + fraction_bits)
-    bits = sign | exponent << numpy.uint32(fraction_bits) | fraction
-    width = 1 + exponent_bits + fraction_bits
-    any_bits = x >> numpy.uint32(32 - width)
-    return numpy.where(kind == 3, any_bits, bits).astype(numpy.uint32)
-
-
-def pairs(values):
-    """Two 16-bit values a word."""
-    return values[0::2] | values[1::2] << numpy.uint32(16)
-
-
-def main():
-    folder = pathlib.Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    module = cupy.RawModule(path=str(pathlib.Path(__file__).with_name("probe.ptx")))
-
-    x = mixed(1, VALUES)
-    near = x & numpy.uint32(0x807FFFFF) | (numpy.uint32(107) + (x >> numpy.uint32(23) & numpy.uint32(255)) % numpy.uint32(28)) << numpy.uint32(23)
-    x = numpy.where(numpy.arange(VALUES) % 2 == 1, near, x).astype(numpy.uint32)
-    out = cupy.zeros(len(FUNCTIONS) * VALUES, dtype=cupy.uint32)
-    module.get_function("specials")((VALUES // 256,), (256,), (cupy.asarray(x), out))
-    out.get().astype("<u4").tofile(folder / "specials.bin")
-
-    for name, exponent_bits, fraction_bits in [("f16", 5, 10), ("bf16", 8, 7)]:
-        for instruction, threads, words_b in [("mma", 32, 64), ("wgmma", 128, 64)]:
-            a = pairs(floats(2, CASES * threads * 8, exponent_bits, fraction_bits, threads * 8))
-            b = pairs(floats(3, CASES * words_b * 2, exponent_bits, fraction_bits, words_b * 2))
-            c = floats(4, CASES * threads * 4, 8, 23, threads * 4)
-            d = cupy.zeros(CASES * threads * 4, dtype=cupy.uint32)
-            module.get_function(f"{instruction}_{name}")((CASES,), (threads,), tuple(map(cupy.asarray, (a, b, c))) + (d,))
-            d.get().astype("<u4").tofile(folder / f"{instruction}_{name}.bin")
-    print("recorded", sorted(path.name for path in folder.iterdir()))
-
-
-def errors():
-    """The largest error of each function, over all floats, in units in the last place of the result."""
-    source = r"""
-    #define SCAN(NAME, ASM, EXACT)                                                                        \
-      extern "C" __global__ void NAME(unsigned long long first, float* worst, unsigned* where) {         \
-        unsigned bits = first + blockIdx.x * blockDim.x + threadIdx.x;                                    \
-        float x = __uint_as_float(bits), y;                                                               \
-        asm(ASM : "=f"(y) : "f"(x));                                                                      \
-        double exact = EXACT((double)x);                                                                  \
-        float near = (float)exact;                                                                        \
-        float error = 0;                                                                                  \
-        if (isfinite(x) && isfinite(near) && fabs(exact) >= 1.1754943508222875e-38 && fabsf(x) >= 1.17549435e-38f) { \
-          int e; frexp(exact, &e);                                                                        \
-          error = isfinite(y) ? (float)(fabs((double)y - exact) / ldexp(1.0, e - 24)) : 1e30f;            \
-        }                                                                                                 \
-        if (error > *worst) { atomicMax((int*)worst, __float_as_int(error));                              \
-          if (__float_as_int(error) == *(volatile int*)worst) *where = bits; }                            \
-      }
-    __device__ double recip(double x) { return 1 / x; }
-    __device__ double rroot(double x) { return 1 / sqrt(x); }
-    SCAN(ex2, "ex2.approx.ftz.f32 %0, %1;", exp2)
-    SCAN(lg2, "lg2.approx.ftz.f32 %0, %1;", log2)
-    SCAN(rcp, "rcp.approx.ftz.f32 %0, %1;", recip)
-    SCAN(rsqrt_, "rsqrt.approx.ftz.f32 %0, %1;", rroot)
-    SCAN(tanh_, "tanh.approx.f32 %0, %1;", tanh)
-    """
-    module = cupy.RawModule(code=source, options=("-arch=sm_90",), backend="nvrtc")
-    for name in ["ex2", "lg2", "rcp", "rsqrt_", "tanh_"]:
-        worst, where = cupy.zeros(1, dtype=cupy.float32), cupy.zeros(1, dtype=cupy.uint32)
-        for part in range(256):
-            module.get_function(name)((1 << 14,), (1 << 10,), (numpy.uint64(part << 24), worst, where))
-        print(f"largest error of {name}: {float(worst[0]):.4f} ulp, about at {int(where[0]):#010x}")
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", metavar="cuda:N", default="cuda:0")
+    parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path)
+    arguments = parser.parse_args()
+    ordinal = arguments.device.removeprefix("cuda:")
+    if not ordinal.isdecimal():
+        parser.error(f"--device is cuda:N, not {arguments.device}")
+    try:
+        gpu = Gpu(int(ordinal))
+    except Unavailable as reason:
+        print(f"skipped: nothing can be recorded here: {reason}")
+        return 0
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    recorder = Recorder(gpu, arguments.folder)
+    recorder.all()
+    return 1 if recorder.num_unexpected else 0
 
 
 if __name__ == "__main__":
-    main()
-    errors()
+    sys.exit(main())
