@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import datetime
+import os
 import platform
 import subprocess
 import sys
@@ -100,7 +101,9 @@ def processor() -> str:
 
 
 def commit() -> str:
-    """Of the files beside this one; with a + where they differ from it, and empty outside a repository."""
+    """What a bundle says, else that of the files beside this one; with a + where they differ from it, and empty outside a repository."""
+    if "WARPFOLD_COMMIT" in os.environ:
+        return os.environ["WARPFOLD_COMMIT"]
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         found = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)

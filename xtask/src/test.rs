@@ -139,7 +139,12 @@ fn word(passed: bool) -> &'static str {
 /// # Errors
 /// The build fails, or it holds no kernels.
 pub fn kernel_compiler(arguments: &[&str]) -> Result<String> {
-    for message in cargo_messages(arguments, &[])? {
+    compiler_of(&cargo_messages(arguments, &[])?)
+}
+
+/// The compiler that the kernels were built with, by what cargo said while it built warpfold.
+pub fn compiler_of(messages: &[Value]) -> Result<String> {
+    for message in messages {
         let is_warpfold = message["package_id"].as_str().is_some_and(|id| package_name(id) == "warpfold");
         if message["reason"] == "build-script-executed" && is_warpfold {
             let out_dir = message["out_dir"].as_str().context("cargo names no out_dir")?;

@@ -20,6 +20,7 @@ fn main() -> Result<()> {
     let (small, unpacked) = (Path::new(folder).join(weights::SMALL), Path::new(folder).join(weights::WEIGHTS));
     let shown = |path: &Path| path.display().to_string();
     let bytes = fs::read(&small).with_context(|| format!("cannot read {}", shown(&small)))?;
-    fs::write(&unpacked, weights::to_f32(&bytes)?).with_context(|| format!("cannot write {}", shown(&unpacked)))?;
+    fs::write(&unpacked, weights::to_f32(&weights::together(&bytes))?)
+        .with_context(|| format!("cannot write {}", shown(&unpacked)))?;
     fs::remove_file(&small).with_context(|| format!("cannot remove {}", shown(&small)))
 }

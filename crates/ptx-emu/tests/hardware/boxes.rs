@@ -47,8 +47,8 @@ fn elements(map: &TensorMap, corner: [i32; 4]) -> impl Iterator<Item = (usize, O
     let count: u32 = map.box_dims.iter().product();
     (0..count).map(move |number| {
         let (mut rest, mut offset, mut step) = (number, Some(0), map.element.bytes() as usize);
-        for axis in 0..map.dims.len() {
-            let at = i64::from(corner[axis]) + i64::from(rest % map.box_dims[axis]);
+        for (axis, first) in corner.iter().enumerate().take(map.dims.len()) {
+            let at = i64::from(*first) + i64::from(rest % map.box_dims[axis]);
             rest /= map.box_dims[axis];
             let is_inside = (0..map.dims[axis] as i64).contains(&at);
             offset = offset.filter(|_| is_inside).map(|offset| offset + at as usize * step);
@@ -67,7 +67,7 @@ fn place(swizzle: Swizzle, at: usize) -> usize {
         Swizzle::Bytes128 => 8,
     };
     let chunk = at / 16;
-    (chunk / width * width + (chunk % width ^ at / 128 % width)) * 16 + at % 16
+    (chunk / width * width + ((chunk % width) ^ (at / 128 % width))) * 16 + at % 16
 }
 
 fn is_nan(element: Element, bytes: &[u8]) -> bool {
