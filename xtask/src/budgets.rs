@@ -8,7 +8,8 @@ use crate::workspace::{cargo, run, typed};
 #[derive(Args)]
 #[command(disable_help_flag = true)]
 pub struct Budgets {
-    /// Arguments of `budgets`: a part of a NAME, --arch NUMBER, --cubin FILE, --json FILE, --no-emulator, --help
+    /// Arguments of `budgets`: a part of a NAME, --arch NUMBER, --cubin FILE, --peer FILE, --peer-name PART,
+    /// --json FILE, --no-emulator, --help
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     further: Vec<String>,
 }

@@ -176,7 +176,8 @@ run() {
     start=$SECONDS
     timeout --kill-after="$KILL_SECONDS" "$limit" "$@" >> "$file" 2>&1 < /dev/null &
     child=$!
-    wait "$child"
+    # Without bash's own line about what was killed.
+    wait "$child" 2> /dev/null
     code=$?
     child=""
     current=""
