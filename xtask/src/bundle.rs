@@ -39,6 +39,8 @@ const SCRIPTS: [(&str, &[&str], &str); 3] = [
 pub fn run() -> Result<()> {
     crate::toolkit()?;
     let model = demo::model()?;
+    // What is built is what lies there now.
+    let commit = commit();
     let wheel = python::wheel()?;
     let mut messages = test::cargo_messages(&[&["build", "--bins"], &PROGRAMS[..]].concat(), &[sweep::CANDIDATES])?;
     println!("The kernels are compiled, by {}", test::compiler_of(&messages)?);
@@ -79,7 +81,7 @@ pub fn run() -> Result<()> {
         bar.set_message("Compressing the programs and the model, a minute");
         compress(&stage, &folder.join("contents.tar.zst"))?;
         strip(&unpack, &folder.join("unpack"))?;
-        fs::write(folder.join("commit"), commit())?;
+        fs::write(folder.join("commit"), &commit)?;
         let run = folder.join("run.sh");
         fs::write(&run, RUN)?;
         fs::set_permissions(&run, fs::Permissions::from_mode(0o755))?;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use warpfold::emulator::Counters;
 use warpfold::variants::Variant;
 
 use crate::problems;
@@ -27,6 +26,8 @@ pub enum Outcome {
 pub struct Traffic {
     /// The problem, in words.
     pub problem: String,
+    /// Elements of the rows, of a kernel that walks rows.
+    pub elements: Option<u64>,
     pub warp_instructions: u64,
     /// Blocks that the kernel marks as rare (`pmevent`): how often a warp ran one.
     pub rare: u64,
@@ -50,13 +51,15 @@ impl Count {
 }
 
 impl Traffic {
-    fn new(problem: String, counters: &Counters) -> Traffic {
+    fn new(run: problems::Run) -> Traffic {
+        let problems::Run { problem, counters, elements } = run;
         // As the emulator names them: Load, LoadMatrix, AsyncCopy, ...
         let shared = counters.shared.iter().map(|(access, found)| (format!("{access:?}"), found.actual, found.ideal));
         let global = counters.global.iter().map(|(access, found)| (format!("{access:?}"), found.actual, found.ideal));
         let count = |(name, actual, ideal)| (name, Count { actual, ideal });
         Traffic {
             problem,
+            elements,
             warp_instructions: counters.warp_instructions,
             rare: counters.instructions_like("pmevent"),
             shared_wavefronts: shared.map(count).collect(),
@@ -65,10 +68,22 @@ impl Traffic {
     }
 }
 
+impl Traffic {
+    /// Sectors of global memory, read and written. Atomics read and write; they count as writing.
+    pub fn sectors(&self) -> [u64; 2] {
+        let reads = |name: &str| name == "Load" || name == "AsyncCopy";
+        let of = |is_read: bool| {
+            let wanted = self.global_sectors.iter().filter(|(name, _)| reads(name) == is_read);
+            wanted.map(|(_, sectors)| sectors.actual).sum()
+        };
+        [of(true), of(false)]
+    }
+}
+
 /// Runs the kernel's problem.
 pub fn measure(variant: &Variant) -> Emulated {
     let outcome = match problems::run(variant) {
-        Ok(run) => Outcome::Ran(Traffic::new(run.problem, &run.counters)),
+        Ok(run) => Outcome::Ran(Traffic::new(run)),
         Err(error) => Outcome::NotRun(error.to_string()),
     };
     Emulated { name: variant.name(), outcome }

@@ -1,11 +1,14 @@
 //! What the kernels cost: registers, shared memory and occupancy, each loop's instructions and the cycles that they need
 //! of every unit, and the traffic of a small problem on the emulator. `cargo xtask budgets` runs it.
 //!
-//! It reads any other cubin as well, so that other people's kernels can be held against ours.
+//! It reads any other cubin as well, and shows another's kernels beside ours.
 
+mod beside;
 mod emulated;
 mod problems;
 mod report;
+mod rows;
+mod table;
 
 use std::env;
 use std::fs::{self, File};
@@ -18,7 +21,7 @@ use clap::Parser;
 use rayon::prelude::*;
 use sass::{Block, Gpu, Loop, Occupancy, Rates};
 use serde::Serialize;
-use warpfold::variants::{VARIANTS, Variant};
+use warpfold::variants::{Tile, VARIANTS, Variant};
 
 use emulated::Emulated;
 
@@ -33,6 +36,12 @@ struct Arguments {
     /// Read this file of machine code instead of the compiled kernels
     #[arg(long, value_name = "FILE", conflicts_with = "arch")]
     cubin: Option<PathBuf>,
+    /// Show the kernels in this file of machine code beside ours for the same compute capability
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["arch", "cubin"])]
+    peer: Option<PathBuf>,
+    /// Of those, only functions whose name contains this
+    #[arg(long, value_name = "PART", requires = "peer")]
+    peer_name: Option<String>,
     /// Also write everything to a file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -68,6 +77,8 @@ struct Kernel {
     main_loop: Option<usize>,
     /// Where the loop is that takes the most.
     masked_loop: Option<usize>,
+    /// Of a kernel of ours that walks rows.
+    rows: Option<rows::Accesses>,
 }
 
 impl Kernel {
@@ -103,6 +114,11 @@ impl Kernel {
             occupancy,
             main_loop,
             masked_loop,
+            rows: variant
+                .filter(|variant| {
+                    matches!(variant.tile, Tile::Rows { .. } | Tile::WarpRows { .. } | Tile::Columns { .. })
+                })
+                .map(|_| rows::Accesses::of(function)),
             loops,
         }
     }
@@ -115,6 +131,8 @@ struct Findings {
     compiler: Option<String>,
     kernels: Vec<Kernel>,
     emulated: Vec<Emulated>,
+    /// Another's, that ours are shown beside.
+    peers: Vec<Kernel>,
 }
 
 fn main() -> ExitCode {
@@ -129,19 +147,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let nvdisasm = find_nvdisasm()?;
-    let is_wanted = |name: &str| arguments.name.as_ref().is_none_or(|part| name.contains(part.as_str()));
-    let findings = match &arguments.cubin {
-        Some(file) => Findings { compiler: None, kernels: read_cubin(&nvdisasm, file, is_wanted)?, emulated: vec![] },
-        None => {
-            let variants: Vec<&Variant> = VARIANTS.iter().filter(|variant| is_wanted(&variant.name())).collect();
-            let kernels = read_variants(&nvdisasm, &variants, arguments.arch)?;
-            let emulated = match arguments.no_emulator {
-                true => Vec::new(),
-                false => variants.par_iter().map(|variant| emulated::measure(variant)).collect(),
-            };
-            Findings { compiler: Some(warpfold::kernel_compiler().to_string()), kernels, emulated }
-        }
-    };
+    let findings = find(arguments, &nvdisasm)?;
     if findings.kernels.is_empty() {
         bail!("there is no such kernel");
     }
@@ -150,11 +156,44 @@ fn run(arguments: &Arguments) -> Result<()> {
         serde_json::to_writer_pretty(&mut writer, &findings)?;
         writer.flush().with_context(|| format!("{}", file.display()))?;
     }
-    match io::stdout().write_all(report::text(&findings).as_bytes()) {
+    let text = match findings.peers.is_empty() {
+        true => report::text(&findings),
+        false => beside::text(&findings.kernels, &findings.peers),
+    };
+    match io::stdout().write_all(text.as_bytes()) {
         // `cargo xtask budgets | head` is no error.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }
+}
+
+/// What is asked for.
+fn find(arguments: &Arguments, nvdisasm: &Path) -> Result<Findings> {
+    let part_of = |part: &Option<String>, name: &str| part.as_ref().is_none_or(|part| name.contains(part.as_str()));
+    let is_wanted = |name: &str| part_of(&arguments.name, name);
+    if let Some(file) = &arguments.cubin {
+        let kernels = read_cubin(nvdisasm, file, is_wanted)?;
+        return Ok(Findings { compiler: None, kernels, emulated: Vec::new(), peers: Vec::new() });
+    }
+    let variants: Vec<&Variant> = VARIANTS.iter().filter(|variant| is_wanted(&variant.name())).collect();
+    let mut findings = Findings {
+        compiler: Some(warpfold::kernel_compiler().to_string()),
+        kernels: Vec::new(),
+        emulated: Vec::new(),
+        peers: Vec::new(),
+    };
+    if let Some(file) = &arguments.peer {
+        findings.peers = read_cubin(nvdisasm, file, |name| part_of(&arguments.peer_name, name))?;
+        let arch = findings.peers.first().map(|peer| peer.arch);
+        let arch = arch.with_context(|| format!("{} has no such function", file.display()))?;
+        findings.kernels = read_variants(nvdisasm, &variants, Some(arch))?;
+        return Ok(findings);
+    }
+    findings.kernels = read_variants(nvdisasm, &variants, arguments.arch)?;
+    if !arguments.no_emulator {
+        findings.emulated = variants.par_iter().map(|variant| emulated::measure(variant)).collect();
+    }
+    Ok(findings)
 }
 
 /// The compiled kernels of the table.

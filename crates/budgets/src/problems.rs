@@ -15,6 +15,9 @@ pub struct Run {
     /// The problem, in words.
     pub problem: String,
     pub counters: Counters,
+    /// Elements of the rows, of a kernel that walks rows.
+    #[allow(dead_code, reason = "the report alone reads it")]
+    pub elements: Option<u64>,
 }
 
 /// Why a kernel did not run.
@@ -82,7 +85,7 @@ fn check(variant: &Variant, launches: &[&LaunchPlan]) -> Result<(), Failure> {
 
 fn counted(device: &Device, problem: String) -> Result<Run, Failure> {
     let counters = last_counters(device).ok_or("the emulator counted nothing")?;
-    Ok(Run { problem, counters })
+    Ok(Run { problem, counters, elements: None })
 }
 
 fn forward(variant: &Variant, [len_q, len_kv]: [usize; 2]) -> Result<Run, Failure> {
@@ -192,12 +195,14 @@ fn rows(variant: &Variant, rows_per_block: usize, features: RowFeatures) -> Resu
     let shape = [(2 * rows_per_block).max(8), columns];
     // Without an option or misaligned rows, a plain kernel would take the problem.
     let is_general = features == RowFeatures::General;
-    match variant.operation {
+    let run = match variant.operation {
         Operation::SoftmaxForward => softmax_forward(variant, shape, is_general),
         Operation::SoftmaxBackward => softmax_backward(variant, shape, is_general),
         Operation::NormForward => norm_forward(variant, shape, is_general),
         _ => norm_backward(variant, shape, is_general),
-    }
+    };
+    let elements = shape.iter().product::<usize>() as u64;
+    run.map(|run| Run { elements: Some(elements), ..run })
 }
 
 /// A problem in words.

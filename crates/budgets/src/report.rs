@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use sass::{Class, Loop, Occupancy};
 
 use crate::emulated::{Count, Emulated, Outcome};
-use crate::{Findings, Kernel};
+use crate::table::Table;
+use crate::{Findings, Kernel, rows};
 
 /// Names longer than this are cut in their middle: C++ names of templates fill pages.
 const NAME_MAX: usize = 72;
@@ -45,6 +46,7 @@ pub fn text(findings: &Findings) -> String {
                  sectors of global memory; excess is what conflicts and gaps cost\n";
         text += &emulated(&findings.emulated);
     }
+    text += &rows::text(findings);
     if findings.compiler.is_some() {
         text += &footer(&findings.kernels);
     }
@@ -158,20 +160,15 @@ fn emulated(runs: &[Emulated]) -> String {
         let mut row = vec![run.name.clone()];
         match &run.outcome {
             Outcome::Ran(traffic) => {
-                // Atomics read and write; they count as writing.
-                let reads = |name: &str| name == "Load" || name == "AsyncCopy";
-                let sectors = |is_wanted: &dyn Fn(&str) -> bool| -> u64 {
-                    let wanted = traffic.global_sectors.iter().filter(|(name, _)| is_wanted(name));
-                    wanted.map(|(_, sectors)| sectors.actual).sum()
-                };
+                let [read, written] = traffic.sectors();
                 row.extend([
                     traffic.problem.clone(),
                     traffic.warp_instructions.to_string(),
                     traffic.rare.to_string(),
                     traffic.shared_wavefronts.values().map(|wavefronts| wavefronts.actual).sum::<u64>().to_string(),
                     excess(&traffic.shared_wavefronts),
-                    sectors(&reads).to_string(),
-                    sectors(&|name| !reads(name)).to_string(),
+                    read.to_string(),
+                    written.to_string(),
                     excess(&traffic.global_sectors),
                 ]);
             }
@@ -189,7 +186,7 @@ fn excess(counts: &BTreeMap<String, Count>) -> String {
     if parts.is_empty() { "0".to_string() } else { parts.join(" + ") }
 }
 
-fn shortened(name: &str) -> String {
+pub fn shortened(name: &str) -> String {
     if name.len() <= NAME_MAX {
         return name.to_string();
     }
@@ -199,59 +196,9 @@ fn shortened(name: &str) -> String {
     format!("{}...{}", part(0..half), part(name.len() - half..name.len()))
 }
 
-/// Rows under heads: the first column begins at the left, the others end at the right.
-struct Table {
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    fn new<'a>(heads: impl IntoIterator<Item = &'a str>) -> Table {
-        Table { rows: vec![heads.into_iter().map(str::to_string).collect()] }
-    }
-
-    fn text(&self) -> String {
-        let columns = self.rows[0].len();
-        let width = |column: usize| {
-            // A row that is cut short ends in a sentence, which needs no column.
-            let cells = self.rows.iter().filter(|row| row.len() == columns || column + 1 < row.len());
-            cells.filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        let mut text = String::new();
-        let mut previous = "";
-        for row in &self.rows {
-            for (column, cell) in row.iter().enumerate() {
-                let width = widths[column];
-                // One name for all loops of a kernel.
-                let cell = if column == 0 && cell == previous { "" } else { cell.as_str() };
-                let is_sentence = row.len() < columns && column + 1 == row.len();
-                let _ = match (column, is_sentence) {
-                    (0, _) => write!(text, "{cell:<width$}"),
-                    (_, true) => write!(text, "  {cell}"),
-                    _ => write!(text, " {cell:>width$}"),
-                };
-            }
-            text.truncate(text.trim_end().len());
-            text.push('\n');
-            previous = row.first().map_or("", String::as_str);
-        }
-        text
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn columns_are_aligned() {
-        let mut table = Table::new(["kernel", "a", "bb"]);
-        table.rows.push(vec!["one".to_string(), "100".to_string(), "1".to_string()]);
-        table.rows.push(vec!["one".to_string(), "2".to_string(), String::new()]);
-        table.rows.push(vec!["two".to_string(), "not run: it is too long".to_string()]);
-        let expected = "kernel   a bb\none    100  1\n         2\ntwo     not run: it is too long\n";
-        assert_eq!(table.text(), expected);
-    }
 
     #[test]
     fn an_excess_names_its_accesses() {

@@ -246,11 +246,11 @@ has_cublas() {
     return 1
 }
 
-# slug NAME: a GPU's name as that of a folder: "NVIDIA H100 80GB HBM3" is h100, "NVIDIA GeForce RTX 4090" rtx-4090.
+# slug NAME: a GPU's name as that of its folder of records: "NVIDIA H100 80GB HBM3" is h100, "NVIDIA GeForce RTX 4090" rtx-4090.
 slug() {
     local words
-    read -ra words <<< "$(tr 'A-Z-' 'a-z ' <<< "$1" | sed 's/nvidia//; s/geforce//')"
-    if [[ ${words[0]:-} =~ [0-9] ]]; then echo "${words[0]}"; else echo "${words[0]:-gpu}${words[1]:+-${words[1]}}"; fi
+    words="$(tr 'A-Z' 'a-z' <<< "$1" | tr -cs 'a-z0-9_' '\n' | grep -vxE '(nvidia|geforce|tesla|hbm.*|[0-9]+gb)?' | paste -s -d -)"
+    echo "${words:-gpu}"
 }
 
 # ---- The steps ----
@@ -304,7 +304,7 @@ sweep() {
     run bin/sweep --device "$device" --csv "$results/sweep.csv" --picks "$results/picks.txt"
 }
 
-# profile KERNEL PROBLEM...: hardware counters of two launches of a kernel, from one problem of the comparison. Clocks stay as they are.
+# profile KERNEL OPERATION SHAPE: hardware counters of two launches of a kernel in one problem of the bench. Clocks stay as they are.
 profile() {
     if [ -z "$ncu" ]; then
         not_done "$name" "ncu is not installed (it comes with the CUDA toolkit)"
@@ -312,7 +312,7 @@ profile() {
     fi
     run "$ncu" --clock-control none --kernel-name "regex:^$1" --launch-skip 2 --launch-count 2 --kill yes \
         --section SpeedOfLight --section Occupancy --section WarpStateStats --section MemoryWorkloadAnalysis \
-        python3 python/bench/compare.py --device "$device" --seconds 0.01 --only "${*:2}"
+        bin/warpfold bench --device "$device" --op "$2" --shapes "$3" --dtype bf16 --budget-ms 5
 }
 
 # why_not FILE: what kept ncu from its work, in a few words.
@@ -387,7 +387,7 @@ fi
 query() { nvidia-smi -i "${device#cuda:}" --query-gpu="$1" --format=csv,noheader 2> /dev/null | head -n 1; }
 gpu_name="$(query name)"
 gpu="$(slug "$gpu_name")"
-record="$results/record/$gpu/$(date +%F)-$commit"
+record="$results/record/$gpu/$(date +%F)-${commit%+}"
 mkdir -p "$results/record/$gpu"
 nvidia-smi -q > "$results/nvidia-smi.txt" 2>&1
 sanitizer="$(first_program compute-sanitizer /usr/local/cuda/bin/compute-sanitizer \
@@ -401,9 +401,10 @@ plan check check-attention must 16 20 differential attention
 plan check check-rows must 8 20 differential rows
 plan check check-cuda must 2 10 differential cuda
 plan check check-random must 8 20 differential random
-plan check check-more must 4 20 check --cases 200 --seed 1
+plan check check-more must 6 20 check --cases 100 --seed 1
 plan emulator hardware-vectors must 3 20 needs numpy record_hardware
-plan emulator against-emulator must 6 20 check --against "$emulator" --cases 60 --seed 2
+# The emulator is slow: what was compared until the time is over counts.
+plan emulator against-emulator may 6 20 check --against "$emulator" --cases 40 --seed 2
 for tool in memcheck racecheck initcheck synccheck; do
     for part in attention rows cuda random; do
         plan sanitizer "$tool-$part" may 1 15 sanitize "$tool" "$part"
@@ -414,13 +415,11 @@ plan bench bench may 10 30 bench
 plan bench plot report 1 5 plot
 plan bench pytorch may 5 30 needs torch pytorch
 plan sweep sweep may 8 60 sweep
-plan ncu ncu-attention-forward report 1 20 needs torch \
-    profile attention_forward attention forward bf16 4x16x4096x128 causal
-plan ncu ncu-attention-backward report 1 20 needs torch \
-    profile attention_backward attention backward bf16 4x16x4096x128 causal
-plan ncu ncu-softmax report 1 15 needs torch profile softmax_forward softmax bf16 16384x4096
-plan ncu ncu-norm-forward report 1 15 needs torch profile norm_forward rms_norm bf16 16384x4096
-plan ncu ncu-norm-backward report 1 15 needs torch profile norm_backward rms_norm backward bf16 16384x4096
+plan ncu ncu-attention-forward report 1 20 profile attention_forward attention-forward b4,h16,s4096,d128,causal
+plan ncu ncu-attention-backward report 1 20 profile attention_backward attention-backward b4,h16,s4096,d128,causal
+plan ncu ncu-softmax report 1 15 profile softmax_forward softmax-forward 16384x4096
+plan ncu ncu-norm-forward report 1 15 profile norm_forward rms_norm-forward 16384x4096
+plan ncu ncu-norm-backward report 1 15 profile norm_backward rms_norm-backward 16384x4096
 plan demo demo-f16 must 1 15 demo f16
 plan demo demo-bf16 must 1 15 demo bf16
 run_plan
