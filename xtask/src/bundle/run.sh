@@ -249,7 +249,7 @@ has_cublas() {
 # slug NAME: a GPU's name as that of its folder of records: "NVIDIA H100 80GB HBM3" is h100, "NVIDIA GeForce RTX 4090" rtx-4090.
 slug() {
     local words
-    words="$(tr 'A-Z' 'a-z' <<< "$1" | tr -cs 'a-z0-9_' '\n' | grep -vxE '(nvidia|geforce|tesla|hbm.*|[0-9]+gb)?' | paste -s -d -)"
+    words="$(tr '[:upper:]' '[:lower:]' <<< "$1" | tr -cs 'a-z0-9_' '\n' | grep -vxE '(nvidia|geforce|tesla|hbm.*|[0-9]+gb)?' | paste -s -d -)"
     echo "${words:-gpu}"
 }
 
