@@ -1,4 +1,4 @@
-"""PyTorch's kernels on the problems of `sweep --table`, timed the same way: CUDA events around single calls, all queued before
+"""PyTorch's kernels on the problems of `warpfold bench`, timed the same way: CUDA events around single calls, all queued before
 the first is waited for, over inputs that rotate so that none finds its own in the L2 cache; the median.
 
     python3 benches/pytorch.py [--csv FILE] [--budget-ms 100]

@@ -5,8 +5,6 @@
 
 mod problem;
 mod report;
-mod rows;
-mod table;
 mod timing;
 
 use std::path::PathBuf;
@@ -23,7 +21,7 @@ use timing::Timer;
 
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask sweep", about = "Times candidates for the table of kernels")]
-pub(crate) struct Arguments {
+struct Arguments {
     /// Where to run: cuda:0, or emulator:sm_90a, which checks and times nothing
     #[arg(long, default_value = "cuda:0")]
     device: String,
@@ -33,13 +31,7 @@ pub(crate) struct Arguments {
     /// Also write the figures to a file
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
-    /// Instead of candidates: the kernels that plans choose, of every operation, over sizes
-    #[arg(long)]
-    table: bool,
-    /// With --table: kernels that take the place of those chosen, as --picks names them
-    #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "table")]
-    kernels: Vec<String>,
-    /// Also write the names of the best kernels to a file, separated by commas
+    /// Also write the names of the best kernels to a file, separated by commas, as `warpfold bench --kernels` takes them
     #[arg(long, value_name = "FILE")]
     picks: Option<PathBuf>,
     /// Time of each kernel and problem, in milliseconds
@@ -71,9 +63,6 @@ fn run(arguments: &Arguments) -> Result<()> {
             }
         }
     };
-    if arguments.table {
-        return table::run(arguments, &device, timer.as_ref());
-    }
     let Target::Gpu(gpu) = device.target() else { bail!("{device} runs no kernels") };
     let is_wanted = |row: &&Variant| arguments.name.as_ref().is_none_or(|part| row.name().contains(part.as_str()));
     let capability = gpu.compute_capability;
@@ -153,7 +142,7 @@ fn check_built(rows: &[&Variant]) -> Result<()> {
     }
 }
 
-pub(crate) fn head_dims(row: &Variant) -> (u32, u32) {
+fn head_dims(row: &Variant) -> (u32, u32) {
     match row.tile {
         Tile::AttentionHopper { head_dim, head_dim_v, .. } => (head_dim, head_dim_v),
         _ => (0, 0),

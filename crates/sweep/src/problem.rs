@@ -11,7 +11,6 @@ use warpfold::{
     BackwardInputs, BackwardSpec, DType, Device, Mask, Qkv, QkvSpec, Tensor, TensorSpec,
 };
 
-use crate::head_dims;
 use crate::timing::Timer;
 
 /// Queries of a head that are held to the oracle, and keys.
@@ -67,7 +66,7 @@ impl Problem {
     }
 }
 
-/// A problem by the kernels that plans choose, or by one of them chosen by hand.
+/// A problem by one kernel, chosen by hand, with those that plans choose for its other parts.
 pub struct Trial {
     forward: AttentionPlan,
     /// What is tried, where it is not the forward pass.
@@ -75,37 +74,15 @@ pub struct Trial {
 }
 
 impl Trial {
-    pub fn forward(problem: &Problem, device: &Device) -> Result<Trial> {
-        let forward = problem.attention().plan(&problem.spec()?, &device.target())?;
-        Ok(Trial { forward, backward: None })
-    }
-
-    pub fn backward(problem: &Problem, device: &Device) -> Result<Trial> {
-        let spec = BackwardSpec::new(problem.spec()?);
-        let backward = Some(problem.attention().plan_backward(&spec, &device.target())?);
-        Ok(Trial { backward, ..Trial::forward(problem, device)? })
-    }
-
     /// The kernel's pass with this kernel for its part of it.
     pub fn of_kernel(problem: &Problem, device: &Device, kernel: &'static Variant) -> Result<Trial> {
-        match kernel.operation {
-            Operation::AttentionForward => Trial::forward(problem, device)?,
-            _ => Trial::backward(problem, device)?,
+        let target = device.target();
+        let forward = problem.attention().plan(&problem.spec()?, &target)?;
+        if kernel.operation == Operation::AttentionForward {
+            return Ok(Trial { forward: forward.with_kernel(&kernel.name())?, backward: None });
         }
-        .with_kernels(problem, &[kernel])
-    }
-
-    /// The same with those of these kernels that are for the pass and the problem's head_dim.
-    pub fn with_kernels(mut self, problem: &Problem, kernels: &[&'static Variant]) -> Result<Trial> {
-        for kernel in kernels.iter().filter(|kernel| head_dims(kernel).0 as usize == problem.head_dim) {
-            let is_forward = kernel.operation == Operation::AttentionForward;
-            match self.backward.take() {
-                None if is_forward => self.forward = self.forward.with_kernel(&kernel.name())?,
-                Some(plan) if !is_forward => self.backward = Some(plan.with_kernel(&kernel.name())?),
-                plan => self.backward = plan,
-            }
-        }
-        Ok(self)
+        let backward = problem.attention().plan_backward(&BackwardSpec::new(problem.spec()?), &target)?;
+        Ok(Trial { forward, backward: Some(backward.with_kernel(&kernel.name())?) })
     }
 
     pub fn flops(&self) -> u64 {

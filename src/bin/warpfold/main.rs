@@ -3,6 +3,7 @@
 //! Exit codes: 0 all is well; 1 a result is wrong, or something failed; 2 the command line makes no sense; 3 the device that was
 //! asked for cannot be used here.
 
+mod bench;
 mod devices;
 mod plot;
 mod terminal;
@@ -21,6 +22,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Time the operations beside the machine's own ceilings, each checked against the oracle first
+    Bench(Box<bench::Bench>),
     /// Show what warpfold can run on here, and what it would take where something is missing
     Devices(devices::Devices),
     /// Draw records of `warpfold bench`: a roofline, bytes moved by row operations, rates over sizes
@@ -37,6 +40,7 @@ enum Outcome {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        Command::Bench(bench) => bench.run(),
         Command::Devices(devices) => devices.run(),
         Command::Plot(plot) => plot.run(),
     };
