@@ -3,7 +3,7 @@
 //! It takes the same [`LaunchPlan`] as a GPU. A kernel that commits a hazard (a race, an access outside of memory, a
 //! read of what nothing wrote, ...) fails the call with [`Error::Emulator`], which carries every report.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ptx_emu::tensor_map::{self, Element, TENSOR_MAP_BYTES};
@@ -176,12 +176,28 @@ pub fn counters_of(device: &Device, kernel: &str) -> Option<Counters> {
     emulator.last.lock().unwrap_or_else(PoisonError::into_inner).of_kernels.get(kernel).cloned()
 }
 
+/// How often each kernel ran on an emulator device; empty for another device.
+pub fn kernel_runs(device: &Device) -> BTreeMap<String, u64> {
+    let Kind::Emulator(emulator) = device.kind() else { return BTreeMap::new() };
+    emulator.last.lock().unwrap_or_else(PoisonError::into_inner).num_runs.clone()
+}
+
+/// The PTX of an embedded kernel, with source positions: to be edited for [`EmulatorBuilder::replace_kernel`].
+///
+/// # Errors
+/// [`Error::KernelsNotBuilt`]; [`Error::Image`] when this build has no such kernel.
+pub fn kernel_ptx(name: &str) -> Result<String> {
+    images::unpack_text(images::find(name)?)
+}
+
 /// What the last runs cost.
 #[derive(Default)]
 struct LastRuns {
     /// The kernel that ran last.
     kernel: Option<String>,
     of_kernels: HashMap<String, Counters>,
+    /// All of them so far.
+    num_runs: BTreeMap<String, u64>,
 }
 
 /// One emulated GPU with its memory.
@@ -254,6 +270,7 @@ impl EmulatorDevice {
         {
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
             last.of_kernels.insert(name.clone(), report.counters);
+            *last.num_runs.entry(name.clone()).or_default() += 1;
             last.kernel = Some(name);
         }
         if report.hazards.is_empty() {

@@ -43,6 +43,13 @@ pub struct Closeness {
     pub relative_rms: f64,
 }
 
+impl Closeness {
+    /// How much of the bound the largest difference takes: 0 for equal results, 1 at the bound.
+    pub fn share_of_allowed(&self) -> f64 {
+        if self.max_difference == 0.0 { 0.0 } else { self.max_difference / self.max_allowed }
+    }
+}
+
 /// Holds a low-precision result to the error of the unfused computation.
 ///
 /// ```text
@@ -150,7 +157,7 @@ fn check_elements(
 }
 
 /// The largest finite magnitude.
-fn largest(values: &[f64]) -> f64 {
+pub fn largest(values: &[f64]) -> f64 {
     values.iter().filter(|value| value.is_finite()).fold(0.0f64, |max, value| max.max(value.abs()))
 }
 
@@ -178,7 +185,7 @@ fn allowed_ulps(dtype: DType) -> f64 {
 }
 
 /// The distance of neighbouring numbers of the type at `value`.
-fn ulp(value: f64, dtype: DType) -> f64 {
+pub fn ulp(value: f64, dtype: DType) -> f64 {
     let smallest_exponent = if dtype == DType::F16 { -14 } else { -126 };
     let exponent = if value == 0.0 { smallest_exponent } else { (value.log2().floor() as i32).max(smallest_exponent) };
     2f64.powi(exponent) * 2.0 * unit_roundoff(dtype)
