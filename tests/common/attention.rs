@@ -240,8 +240,8 @@ impl Attempt {
         }
     }
 
-    /// The names of the kernels that the forward and the backward pass are planned onto; none on the CPU.
-    pub fn kernels(&self, device: &Device) -> Result<[Vec<String>; 2], Error> {
+    /// The plans of the forward and the backward pass.
+    pub fn plans(&self, device: &Device) -> Result<(AttentionPlan, AttentionBackwardPlan), Error> {
         let numbers = self.numbers();
         let given = Given::upload(self, device, &numbers)?;
         let inputs = given.inputs(&numbers.case);
@@ -251,6 +251,12 @@ impl Attempt {
         let gradients = PlacedGradients::poisoned(self, device, &numbers.case)?;
         let forward = self.plan(device, &inputs, &output)?;
         let backward = self.plan_backward(device, &inputs, &output, &d_output, &gradients)?;
+        Ok((forward, backward))
+    }
+
+    /// The names of the kernels that the forward and the backward pass are planned onto; none on the CPU.
+    pub fn kernels(&self, device: &Device) -> Result<[Vec<String>; 2], Error> {
+        let (forward, backward) = self.plans(device)?;
         let names = |launches: Vec<&LaunchPlan>| launches.iter().map(|plan| plan.variant.name()).collect();
         Ok([names(forward.launch().into_iter().collect()), names(backward.launches())])
     }
@@ -296,18 +302,18 @@ impl Attempt {
         Ok(Outcome::new(&numbers.case, &wide(state.output())?, &wide(state.natural_log())?))
     }
 
-    /// Holds a result to the oracle.
-    pub fn judge(&self, outcome: &Outcome) -> Result<(), Mismatch> {
+    /// Holds a result to the oracle. The largest error as a share of what is allowed.
+    pub fn judge(&self, outcome: &Outcome) -> Result<f64, Mismatch> {
         self.judge_on(outcome, &self.numbers())
     }
 
     /// Holds a result on these numbers to the oracle.
-    pub fn judge_on(&self, outcome: &Outcome, numbers: &Numbers) -> Result<(), Mismatch> {
+    pub fn judge_on(&self, outcome: &Outcome, numbers: &Numbers) -> Result<f64, Mismatch> {
         let Numbers { case, q, k, v, .. } = numbers;
         let oracle = reference::attention_forward(case, q, k, v);
         let naive = naive::attention_forward(case, self.dtype, q, k, v);
         let shape = [case.batch, case.heads_q, case.len_q, case.head_dim_v];
-        compare::check_lse("lse", &shape[..3], &outcome.lse, &oracle.lse, oracle.score_max)?;
+        let lse = compare::check_lse("lse", &shape[..3], &outcome.lse, &oracle.lse, oracle.score_max)?;
         let seen = numbers.seen();
         let is_empty = |row: usize| oracle.lse[row] == f64::NEG_INFINITY || !seen.queries[row];
         check_zeros("output", &shape, &outcome.output, |index| is_empty(index / case.head_dim_v))?;
@@ -316,14 +322,18 @@ impl Attempt {
         let largest = oracle.output.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
         let of_scores = 2f64.powi(-22) * (1.0 + oracle.score_max) * largest;
         let near = |(actual, oracle): (&f64, &f64)| (actual - oracle).abs() <= of_scores;
-        if self.dtype == DType::F32 && outcome.output.iter().zip(&oracle.output).all(near) {
-            return Ok(());
-        }
-        verdict.map(drop)
+        let output = match verdict {
+            Ok(closeness) => closeness.share_of_allowed(),
+            Err(_) if self.dtype == DType::F32 && outcome.output.iter().zip(&oracle.output).all(near) => {
+                gradients::farthest(&outcome.output, &oracle.output) / of_scores
+            }
+            Err(mismatch) => return Err(mismatch),
+        };
+        Ok(lse.share_of_allowed().max(output))
     }
 
     /// Holds gradients to the oracle.
-    pub fn judge_backward(&self, with_d_lse: bool, gradients: &AttentionGradients) -> Result<(), Mismatch> {
+    pub fn judge_backward(&self, with_d_lse: bool, gradients: &AttentionGradients) -> Result<f64, Mismatch> {
         self.judge_backward_on(with_d_lse, gradients, &self.numbers())
     }
 
@@ -333,7 +343,7 @@ impl Attempt {
         with_d_lse: bool,
         gradients: &AttentionGradients,
         numbers: &Numbers,
-    ) -> Result<(), Mismatch> {
+    ) -> Result<f64, Mismatch> {
         gradients::judge(numbers, self.dtype, with_d_lse, gradients)
     }
 

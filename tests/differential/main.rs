@@ -6,5 +6,8 @@ mod attention;
 mod common;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod json;
 mod random;
+#[path = "../recipes/mod.rs"]
+mod recipes;
 mod rows;

@@ -2,17 +2,14 @@
 
 use std::ops::Range;
 
-use crate::common::attention::{Attempt, Numbers, OPERANDS, Outcome, drawn, dropout, sinks, slopes};
-use crate::common::rows::norm::NORM_OPERANDS;
-use crate::common::rows::softmax::SOFTMAX_OPERANDS;
-use crate::common::rows::{NormAttempt, SoftmaxAttempt, drawn_rows, drawn_vector};
-use crate::common::{DTYPES, PLACEMENTS, Placement, attention_devices, small, values};
+use crate::common::attention::{Attempt, Numbers, Outcome};
+use crate::common::rows::SoftmaxAttempt;
+use crate::common::{attention_devices, small, values};
+use crate::recipes::{self, Operation, is_cpu};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use warpfold::reference::compare::{self, Mismatch};
-use warpfold::reference::{
-    self, Alignment, AttentionCase, AttentionGradients, Broadcast, NormCase, SoftmaxCase, naive,
-};
+use warpfold::reference::{self, AttentionCase, AttentionGradients, Broadcast, SoftmaxCase, naive};
 use warpfold::{DType, Device, Error};
 
 /// Runs a property on every device: the first number of cases on the CPU, the second where each is slow.
@@ -47,139 +44,44 @@ fn wrong(mismatch: Mismatch) -> TestCaseError {
     TestCaseError::fail(mismatch.to_string())
 }
 
-fn placement() -> impl Strategy<Value = Placement> {
-    prop::sample::select(PLACEMENTS.to_vec())
-}
-
-/// Which queries and keys there are: all, keys up to a length, or packed sequences. Lengths are shares of the whole.
-#[derive(Clone, Debug)]
-enum Lengths {
-    Full,
-    Keys([f64; 2]),
-    Packed([[f64; 2]; 2]),
-}
-
-fn lengths() -> impl Strategy<Value = Lengths> {
-    let share = || prop_oneof![6 => 0.0..=1.0f64, 1 => Just(0.0), 1 => Just(1.0)];
-    prop_oneof![
-        2 => Just(Lengths::Full),
-        1 => prop::array::uniform2(share()).prop_map(Lengths::Keys),
-        1 => prop::array::uniform2(prop::array::uniform2(share())).prop_map(Lengths::Packed),
-    ]
-}
-
-/// Some of the dimensions broadcast.
-fn score_shape(case: &AttentionCase, broadcast: u8) -> [usize; 4] {
-    let sizes = [case.batch, case.heads_q, case.len_q, case.len_kv];
-    std::array::from_fn(|axis| if broadcast >> axis & 1 == 1 { 1 } else { sizes[axis] })
-}
-
-/// A case with any options, of at most two sequences.
-fn case(on_cpu: bool, batch: Range<usize>) -> impl Strategy<Value = AttentionCase> + use<> {
-    let head_dims = match on_cpu {
-        true => vec![[8, 8], [24, 24], [32, 32], [33, 7], [64, 64], [96, 96], [40, 72], [128, 128], [160, 160]],
-        false => vec![[8, 8], [32, 32], [64, 64], [96, 96], [128, 128], [40, 72], [192, 128], [192, 192], [256, 256]],
-    };
-    let sizes = (batch, 1..3usize, 1..4usize, 1..120usize, 0..150usize);
-    let reach = || prop::option::of(0..100usize);
-    let positions = (
-        any::<bool>(),
-        prop::option::weighted(0.3, (reach(), reach())),
-        prop::option::weighted(0.2, 0..100usize),
-        prop::option::weighted(0.3, -130..170i64),
-        prop::option::weighted(0.2, prop::array::uniform2(0.0..=1.0f64)),
-    );
-    let scores = (
-        prop::option::weighted(0.25, 0.05..3.0f32),
-        prop::option::weighted(0.2, 0..8u8),
-        prop::option::weighted(0.2, 0..16u8),
-        prop::option::weighted(0.2, 0.5..20.0f32),
-        prop::option::weighted(0.2, any::<bool>()),
-        prop::bool::weighted(0.2),
-        prop::option::weighted(0.2, 0.01..0.95f32),
-    );
-    (sizes, prop::sample::select(head_dims), lengths(), positions, scores).prop_map(
-        |(sizes, [head_dim, head_dim_v], lengths, positions, scores)| {
-            let (batch, heads_kv, group, len_q, len_kv) = sizes;
-            let (causal, window, prefix, offset, key_range) = positions;
-            let (scale, bias, mask, softcap, per_sequence, with_sinks, probability) = scores;
-            let mut case = AttentionCase {
-                heads_kv,
-                head_dim_v,
-                causal,
-                window: window.unwrap_or_default(),
-                prefix: prefix.unwrap_or(0),
-                alignment: offset.map_or(Alignment::BottomRight, Alignment::Offset),
-                scale: scale.map(|scale| f64::from(scale / (head_dim as f32).sqrt())),
-                softcap: softcap.map(f64::from),
-                ..AttentionCase::new(batch, heads_kv * group, len_q, len_kv, head_dim)
-            };
-            let part = |share: f64, len: usize| (share * len as f64) as usize;
-            match lengths {
-                Lengths::Full => {}
-                Lengths::Keys(shares) => {
-                    case.key_lengths = Some(shares[..batch].iter().map(|share| part(*share, len_kv)).collect());
-                }
-                Lengths::Packed(shares) => {
-                    let shares = &shares[..batch];
-                    let mut queries: Vec<usize> = shares.iter().map(|[share, _]| part(*share, len_q)).collect();
-                    // There is one query at least.
-                    queries[0] = queries[0].max(1);
-                    let keys: Vec<usize> = shares.iter().map(|[_, share]| part(*share, len_kv)).collect();
-                    (case.len_q, case.len_kv) = (*queries.iter().max().unwrap(), *keys.iter().max().unwrap());
-                    (case.query_lengths, case.key_lengths) = (Some(queries), Some(keys));
-                }
-            }
-            case.key_range = key_range.map(|[a, b]| part(a.min(b), case.len_kv)..part(a.max(b), case.len_kv));
-            case.bias = bias.and_then(|broadcast| drawn(score_shape(&case, broadcast)));
-            case.mask = mask.and_then(|broadcast| drawn(score_shape(&case, broadcast)));
-            case.slopes = per_sequence
-                .and_then(|per_sequence| slopes(if per_sequence { batch * case.heads_q } else { case.heads_q }));
-            case.sinks = sinks(case.heads_q).filter(|_| with_sinks);
-            case.dropout = probability.and_then(dropout);
-            case
-        },
-    )
-}
-
 fn attempt(device: &Device) -> impl Strategy<Value = Attempt> + use<> {
     attempt_of(device, 1..3)
 }
 
 fn attempt_of(device: &Device, batch: Range<usize>) -> impl Strategy<Value = Attempt> + use<> {
-    let memory = prop_oneof![placement().prop_map(|one| [one; OPERANDS]), prop::array::uniform11(placement())];
-    (case(device == &Device::cpu(), batch), prop::sample::select(DTYPES.to_vec()), memory, any::<u32>()).prop_map(
-        |(case, dtype, placements, seed)| Attempt { case, dtype, placements, seed: u64::from(seed), kernel: None },
-    )
+    recipes::attention::recipe(is_cpu(device), batch).prop_map(|recipe| recipe.attempt())
+}
+
+fn softmax(_: &Device) -> impl Strategy<Value = SoftmaxAttempt> + use<> {
+    recipes::rows::softmax().prop_map(|recipe| recipe.attempt())
+}
+
+/// The very cases of `warpfold check`.
+fn check_operation(cases: [u32; 2], operation: Operation) {
+    check_property(
+        cases,
+        |device| operation.cases(is_cpu(device)),
+        |device, case| {
+            case.check(device).map(drop).map_err(|failure| {
+                TestCaseError::fail(format!("{failure}\n--op {operation} --case '{}'", case.to_json()))
+            })
+        },
+    );
 }
 
 #[test]
 fn attention_agrees_with_the_oracle() {
-    check_property([256, 16], attempt, |device, attempt| {
-        let outcome = attempt.run(device).map_err(failed)?;
-        attempt.judge(&outcome).map_err(wrong)?;
-        Ok(())
-    });
+    check_operation([256, 16], Operation::Attention);
 }
 
 #[test]
 fn gradients_agree_with_the_oracle() {
-    let strategy = |device: &Device| (attempt(device), any::<bool>());
-    check_property([192, 12], strategy, |device, (attempt, with_d_lse)| {
-        let gradients = attempt.run_backward(device, with_d_lse).map_err(failed)?;
-        attempt.judge_backward(with_d_lse, &gradients).map_err(wrong)
-    });
+    check_operation([192, 12], Operation::AttentionBackward);
 }
 
 #[test]
 fn split_keys_merge_into_the_whole() {
-    let strategy = |device: &Device| (attempt(device), prop::collection::vec(0..150usize, 1..4));
-    check_property([128, 8], strategy, |device, (attempt, cuts)| {
-        for outcome in attempt.run_split(device, &cuts).map_err(failed)? {
-            attempt.judge(&outcome).map_err(wrong)?;
-        }
-        Ok(())
-    });
+    check_operation([128, 8], Operation::Split);
 }
 
 /// The gradients of the inputs, without those that are summed over the batch.
@@ -252,7 +154,8 @@ fn causal_equals_the_window_and_the_explicit_mask() {
         let (explicit, beside) = (both_ways(&explicit, device)?, both_ways(&beside, device)?);
         prop_assert!(explicit == beside, "a tensor");
         attempt.judge(&explicit.0).map_err(wrong)?;
-        attempt.judge_backward(true, &explicit.1).map_err(wrong)
+        attempt.judge_backward(true, &explicit.1).map_err(wrong)?;
+        Ok(())
     });
 }
 
@@ -413,114 +316,14 @@ fn gradients_agree_with_finite_differences() {
     });
 }
 
-/// One to three leading dimensions and the columns: few rows where these are many.
-fn rows_shape() -> impl Strategy<Value = Vec<usize>> {
-    let columns = prop_oneof![6 => 1..40usize, 6 => 40..1200usize, 3 => 1200..9000usize, 1 => 9000..40_000usize];
-    (prop::collection::vec(1..5usize, 1..4), columns).prop_map(|(mut shape, columns)| {
-        if columns > 9000 {
-            shape.iter_mut().for_each(|size| *size = 1);
-        }
-        shape.push(columns);
-        shape
-    })
-}
-
-/// The last dimensions of a shape, without the first few, some of them 1.
-fn broadcast_shape(shape: &[usize], missing: usize, broadcast: u8) -> Vec<usize> {
-    let kept = shape.iter().skip(missing.min(shape.len() - 1)).enumerate();
-    kept.map(|(axis, size)| if broadcast >> axis & 1 == 1 { 1 } else { *size }).collect()
-}
-
-fn softmax(_: &Device) -> impl Strategy<Value = SoftmaxAttempt> + use<> {
-    let shown = || prop::option::weighted(0.3, (0..4usize, 0..16u8));
-    let reach = || prop::option::of(0..1000usize);
-    let options = (any::<bool>(), prop::option::weighted(0.4, 0.05..3.0f32), shown(), shown(), any::<bool>());
-    let positions = (
-        prop::bool::weighted(0.3),
-        prop::option::weighted(0.2, (reach(), reach())),
-        prop::option::weighted(0.2, 0..1000usize),
-        prop::option::weighted(0.2, -20..1000i64),
-    );
-    let memory = prop_oneof![placement().prop_map(|one| [one; SOFTMAX_OPERANDS]), prop::array::uniform6(placement())];
-    let dtypes = (prop::sample::select(DTYPES.to_vec()), any::<bool>());
-    (rows_shape(), options, positions, dtypes, memory, -2.0..2.0f64, any::<u32>()).prop_map(
-        |(shape, options, positions, (dtype, with_f32_bias), placements, mean, seed)| {
-            let (is_log, scale, bias, mask, in_place) = options;
-            let (causal, window, prefix, offset) = positions;
-            let case = SoftmaxCase {
-                scale: scale.map_or(1.0, f64::from),
-                is_log,
-                bias: bias.and_then(|(missing, broadcast)| drawn_rows(&broadcast_shape(&shape, missing, broadcast))),
-                mask: mask.and_then(|(missing, broadcast)| drawn_rows(&broadcast_shape(&shape, missing, broadcast))),
-                causal,
-                window: window.unwrap_or_default(),
-                prefix: prefix.unwrap_or(0),
-                alignment: offset.map_or(Alignment::BottomRight, Alignment::Offset),
-                ..SoftmaxCase::new(&shape)
-            };
-            let bias_dtype = if with_f32_bias { DType::F32 } else { dtype };
-            let attempt = SoftmaxAttempt::new(case, dtype, Placement::Contiguous);
-            SoftmaxAttempt { bias_dtype, in_place, placements, mean, seed: u64::from(seed), ..attempt }
-        },
-    )
-}
-
-fn norm(_: &Device) -> impl Strategy<Value = NormAttempt> + use<> {
-    let layer = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    let options = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    let numbers = (prop::option::weighted(0.3, 0.01..0.95f32), prop::option::weighted(0.3, 1e-6..1.0f32));
-    let dtype = || prop::sample::select(DTYPES.to_vec());
-    let dtypes = prop_oneof![2 => dtype().prop_map(|one| [one; NORM_OPERANDS]), 1 => prop::array::uniform10(dtype())];
-    let memory = prop_oneof![placement().prop_map(|one| [one; NORM_OPERANDS]), prop::array::uniform10(placement())];
-    (rows_shape(), layer, options, numbers, (dtypes, memory), -2.0..2.0f64, any::<u32>()).prop_map(
-        |(shape, layer, options, (probability, eps), (dtypes, placements), mean, seed)| {
-            let (is_centered, is_zero_centered, with_weight, with_bias) = layer;
-            let (with_residual, with_sum, with_stats, with_d_sum, with_d_residual) = options;
-            let (columns, leading) = shape.split_last().expect("there are columns");
-            let case = if is_centered { NormCase::layer(*columns) } else { NormCase::rms(*columns) };
-            let case = NormCase {
-                eps: eps.map_or(case.eps, f64::from),
-                is_zero_centered,
-                weight: drawn_vector().filter(|_| with_weight),
-                bias: drawn_vector().filter(|_| with_bias),
-                dropout: probability.and_then(dropout),
-                ..case
-            };
-            NormAttempt {
-                dtypes,
-                placements,
-                with_residual,
-                // What dropout left is known exactly from the device only.
-                with_sum: with_sum || probability.is_some(),
-                with_stats,
-                with_d_sum,
-                with_d_residual,
-                mean,
-                seed: u64::from(seed),
-                ..NormAttempt::new(case, leading, DType::F32, Placement::Contiguous)
-            }
-        },
-    )
-}
-
 #[test]
 fn softmax_agrees_with_the_oracle() {
-    check_property([192, 24], softmax, |device, attempt| {
-        let numbers = attempt.numbers();
-        attempt.judge_on(&attempt.run_on(device, &numbers).map_err(failed)?, &numbers).map_err(wrong)?;
-        let d_x = attempt.run_backward_on(device, &numbers).map_err(failed)?;
-        attempt.judge_backward_on(&d_x, &numbers).map_err(wrong)
-    });
+    check_operation([192, 24], Operation::Softmax);
 }
 
 #[test]
 fn norms_agree_with_the_oracle() {
-    check_property([192, 24], norm, |device, attempt| {
-        let numbers = attempt.numbers();
-        attempt.judge_on(&attempt.run_on(device, &numbers).map_err(failed)?, &numbers).map_err(wrong)?;
-        let gradients = attempt.run_backward_on(device, &numbers).map_err(failed)?;
-        attempt.judge_backward_on(&gradients, &numbers).map_err(wrong)
-    });
+    check_operation([192, 24], Operation::Norm);
 }
 
 /// Those that see anything.

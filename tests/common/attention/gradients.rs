@@ -8,12 +8,13 @@ use super::check_zeros;
 use super::numbers::{Numbers, Seen};
 
 /// Holds gradients to the oracle: three times as far from it as the unfused computation, and 0 where nothing is visible.
+/// The largest error as a share of what is allowed.
 pub fn judge(
     numbers: &Numbers,
     dtype: DType,
     with_d_lse: bool,
     gradients: &AttentionGradients,
-) -> Result<(), Mismatch> {
+) -> Result<f64, Mismatch> {
     let Numbers { case, q, k, v, d_output, d_lse } = numbers;
     let d_lse = with_d_lse.then_some(d_lse.as_slice());
     let oracle = reference::attention_backward(case, q, k, v, d_output, d_lse);
@@ -24,11 +25,16 @@ pub fn judge(
     let seen = numbers.seen();
     let actual = parts(case, dtype, gradients);
     let mut inevitable = None;
+    let mut error_share = 0.0f64;
     for (index, (oracle, naive)) in parts(case, dtype, &oracle).iter().zip(parts(case, dtype, &naive)).enumerate() {
         let Part { what, shape, dtype, values } = &actual[index];
         check_zeros(what, shape, values, |element| !is_seen(&seen, case, what, element))?;
-        let Err(mismatch) = compare::check(what, shape, *dtype, values, oracle.values, naive.values, 3.0) else {
-            continue;
+        let mismatch = match compare::check(what, shape, *dtype, values, oracle.values, naive.values, 3.0) {
+            Ok(closeness) => {
+                error_share = error_share.max(closeness.share_of_allowed());
+                continue;
+            }
+            Err(mismatch) => mismatch,
         };
         // Nobody computes this in more than a few cases.
         let inevitable = inevitable.get_or_insert_with(|| Inevitable::new(numbers, actual[0].dtype));
@@ -40,8 +46,9 @@ pub fn judge(
         if values.len() != oracle.values.len() || !values.iter().zip(oracle.values).all(is_near) {
             return Err(mismatch);
         }
+        error_share = error_share.max(farthest(values, oracle.values) / allowed);
     }
-    Ok(())
+    Ok(error_share)
 }
 
 /// One gradient.
@@ -127,7 +134,7 @@ impl Inevitable {
 }
 
 /// The largest difference.
-fn farthest(values: &[f64], oracle: &[f64]) -> f64 {
+pub fn farthest(values: &[f64], oracle: &[f64]) -> f64 {
     values.iter().zip(oracle).fold(0.0f64, |farthest, (value, oracle)| farthest.max((value - oracle).abs()))
 }
 

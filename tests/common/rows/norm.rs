@@ -3,8 +3,8 @@
 use warpfold::reference::compare::{self, Mismatch};
 use warpfold::reference::{self, NormCase, NormGradients, NormResult, naive};
 use warpfold::{
-    DType, Device, Error, Norm, NormBackwardInputs, NormBackwardSpec, NormGradientOutputs, NormInputs, NormOutputs,
-    NormSpec, Target,
+    DType, Device, Error, Norm, NormBackwardInputs, NormBackwardPlan, NormBackwardSpec, NormGradientOutputs,
+    NormInputs, NormOutputs, NormPlan, NormSpec, Target,
 };
 
 use super::{check_rounding, kernel_names, placed_spec, select_rows};
@@ -344,24 +344,28 @@ impl NormAttempt {
         if self.case.is_centered { "layer norm" } else { "RMS norm" }
     }
 
-    /// The oracle's verdict on a forward pass: on the sum, and on what became of the device's own sum.
-    pub fn judge_on(&self, outcome: &NormOutcome, numbers: &NormNumbers) -> Result<(), Mismatch> {
+    /// The oracle's verdict on a forward pass: on the sum, and on what became of the device's own sum. The largest
+    /// error as a share of what is allowed.
+    pub fn judge_on(&self, outcome: &NormOutcome, numbers: &NormNumbers) -> Result<f64, Mismatch> {
         let NormNumbers { case, x, residual, .. } = numbers;
         let shape = self.shape();
+        let mut error_share = 0.0f64;
         if let Some(sum) = &outcome.sum {
             let dtype = self.dtype(NormOperand::Sum);
             let oracle = reference::norm_sum(case, x, residual.as_deref());
             let naive = naive::norm_sum(case, [self.dtype(NormOperand::X), dtype], x, residual.as_deref());
-            compare::check("the sum", &shape, dtype, sum, &oracle, &naive, 2.0)?;
+            let closeness = compare::check("the sum", &shape, dtype, sum, &oracle, &naive, 2.0)?;
+            error_share = error_share.max(closeness.share_of_allowed());
             check_rounding("the sum", dtype, sum, &oracle)?;
         }
         let sum = outcome.sum.as_ref().unwrap_or(&numbers.sum);
         let dtype = self.dtype(NormOperand::Y);
         let oracle = reference::norm_forward(case, sum);
         let naive = naive::norm_forward(case, dtype, sum, self.is_tight.then_some(&oracle));
-        compare::check(self.name(), &shape, dtype, &outcome.y, &oracle.y, &naive, 2.0)?;
+        let closeness = compare::check(self.name(), &shape, dtype, &outcome.y, &oracle.y, &naive, 2.0)?;
         check_rounding(self.name(), dtype, &outcome.y, &oracle.y)?;
-        self.judge_stats(outcome, sum, &oracle)
+        self.judge_stats(outcome, sum, &oracle)?;
+        Ok(error_share.max(closeness.share_of_allowed()))
     }
 
     /// Statistics are f32 whatever the types: the mean as exact as a sum of distances from a value of the row can be, rstd to
@@ -392,8 +396,8 @@ impl NormAttempt {
         Ok(())
     }
 
-    /// The oracle's verdict on a backward pass.
-    pub fn judge_backward_on(&self, gradients: &NormGradients, numbers: &NormNumbers) -> Result<(), Mismatch> {
+    /// The oracle's verdict on a backward pass: the largest error as a share of what is allowed.
+    pub fn judge_backward_on(&self, gradients: &NormGradients, numbers: &NormNumbers) -> Result<f64, Mismatch> {
         let NormNumbers { case, sum, d_y, d_sum, .. } = numbers;
         let (shape, columns) = (self.shape(), [case.columns]);
         let oracle = reference::norm_backward(case, sum, d_y, d_sum.as_deref());
@@ -402,9 +406,11 @@ impl NormAttempt {
         let exact = reference::norm_forward(case, sum);
         let given = (self.with_stats || self.is_tight).then_some(&exact);
         let naive = naive::norm_backward(case, dtypes, sum, d_y, d_sum.as_deref(), given);
-        let check = |what: &str, shape: &[usize], dtype, actual: &[f64], oracle: &[f64], naive: &[f64]| {
+        let mut error_share = 0.0f64;
+        let mut check = |what: &str, shape: &[usize], dtype, actual: &[f64], oracle: &[f64], naive: &[f64]| {
             let what = format!("{what} of {}", self.name());
-            compare::check(&what, shape, dtype, actual, oracle, naive, 3.0)?;
+            let closeness = compare::check(&what, shape, dtype, actual, oracle, naive, 3.0)?;
+            error_share = error_share.max(closeness.share_of_allowed());
             check_rounding(&what, dtype, actual, oracle)
         };
         check("d_x", &shape, dtypes[0], &gradients.d_x, &oracle.d_x, &naive.d_x)?;
@@ -421,7 +427,7 @@ impl NormAttempt {
                 check(what, &columns, dtype, actual.as_deref().unwrap_or_default(), oracle, naive)?;
             }
         }
-        Ok(())
+        Ok(error_share)
     }
 
     /// Panics unless the forward pass agrees with the oracle.
@@ -448,8 +454,8 @@ impl NormAttempt {
         self.check_backward(device, why);
     }
 
-    /// The names of the kernels that the forward and the backward pass are planned onto.
-    pub fn kernels(&self, target: &Target) -> Result<[Vec<String>; 2], Error> {
+    /// The plans of the forward and the backward pass.
+    pub fn plans(&self, target: &Target) -> Result<(NormPlan, NormBackwardPlan), Error> {
         let (shape, columns) = (self.shape(), [self.case.columns]);
         let spec = |operand, shape: &[usize]| placed_spec(self.dtype(operand), shape, self.placement(operand));
         let rows = |operand| spec(operand, &shape);
@@ -476,8 +482,12 @@ impl NormAttempt {
         if self.with_stats {
             backward = backward.stats();
         }
-        let forward = self.norm().plan(&forward, target)?;
-        let backward = self.norm().plan_backward(&backward, target)?;
+        Ok((self.norm().plan(&forward, target)?, self.norm().plan_backward(&backward, target)?))
+    }
+
+    /// The names of the kernels that the forward and the backward pass are planned onto.
+    pub fn kernels(&self, target: &Target) -> Result<[Vec<String>; 2], Error> {
+        let (forward, backward) = self.plans(target)?;
         Ok([kernel_names(&forward.launches()), kernel_names(&backward.launches())])
     }
 }

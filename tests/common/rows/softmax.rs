@@ -2,7 +2,10 @@
 
 use warpfold::reference::compare::{self, Mismatch};
 use warpfold::reference::{self, Alignment, SoftmaxCase, naive};
-use warpfold::{DType, Device, Error, Mask, Softmax, SoftmaxBackwardSpec, SoftmaxInputs, SoftmaxSpec, Target};
+use warpfold::{
+    DType, Device, Error, Mask, Softmax, SoftmaxBackwardPlan, SoftmaxBackwardSpec, SoftmaxInputs, SoftmaxPlan,
+    SoftmaxSpec, Target,
+};
 
 use super::{check_rounding, drawn_rows, kernel_names, placed_spec, select_rows};
 use crate::common::{Placed, Placement, mask_bytes, values};
@@ -187,24 +190,26 @@ impl SoftmaxAttempt {
         self.run_backward_on(device, &self.numbers())
     }
 
-    /// The oracle's verdict on a forward pass.
-    pub fn judge_on(&self, y: &[f64], numbers: &SoftmaxNumbers) -> Result<(), Mismatch> {
+    /// The oracle's verdict on a forward pass: the largest error as a share of what is allowed.
+    pub fn judge_on(&self, y: &[f64], numbers: &SoftmaxNumbers) -> Result<f64, Mismatch> {
         let SoftmaxNumbers { case, x, .. } = numbers;
         let oracle = reference::softmax_forward(case, x);
         let naive = naive::softmax_forward(case, self.dtype, x);
         let what = if case.is_log { "log-softmax" } else { "softmax" };
-        compare::check(what, &case.shape, self.dtype, y, &oracle, &naive, 2.0)?;
-        check_rounding(what, self.dtype, y, &oracle)
+        let closeness = compare::check(what, &case.shape, self.dtype, y, &oracle, &naive, 2.0)?;
+        check_rounding(what, self.dtype, y, &oracle)?;
+        Ok(closeness.share_of_allowed())
     }
 
-    /// The oracle's verdict on a backward pass.
-    pub fn judge_backward_on(&self, d_x: &[f64], numbers: &SoftmaxNumbers) -> Result<(), Mismatch> {
+    /// The oracle's verdict on a backward pass: the largest error as a share of what is allowed.
+    pub fn judge_backward_on(&self, d_x: &[f64], numbers: &SoftmaxNumbers) -> Result<f64, Mismatch> {
         let SoftmaxNumbers { case, y, d_y, .. } = numbers;
         let oracle = reference::softmax_backward(case, y, d_y);
         let naive = naive::softmax_backward(case, self.dtype, y, d_y);
         let what = if case.is_log { "d_x of log-softmax" } else { "d_x of softmax" };
-        compare::check(what, &case.shape, self.dtype, d_x, &oracle, &naive, 3.0)?;
-        check_rounding(what, self.dtype, d_x, &oracle)
+        let closeness = compare::check(what, &case.shape, self.dtype, d_x, &oracle, &naive, 3.0)?;
+        check_rounding(what, self.dtype, d_x, &oracle)?;
+        Ok(closeness.share_of_allowed())
     }
 
     /// Panics unless the forward pass agrees with the oracle.
@@ -236,8 +241,8 @@ impl SoftmaxAttempt {
         self.check_backward_on(device, &numbers, why);
     }
 
-    /// The names of the kernels that the forward and the backward pass are planned onto.
-    pub fn kernels(&self, target: &Target) -> Result<[Vec<String>; 2], Error> {
+    /// The plans of the forward and the backward pass.
+    pub fn plans(&self, target: &Target) -> Result<(SoftmaxPlan, SoftmaxBackwardPlan), Error> {
         let shape = &self.case.shape;
         let spec = |operand, dtype, shape: &[usize]| placed_spec(dtype, shape, self.placement(operand));
         let rows = |operand| spec(operand, self.dtype, shape);
@@ -253,8 +258,12 @@ impl SoftmaxAttempt {
         if let Some(mask) = &self.case.mask {
             forward = forward.mask(spec(SoftmaxOperand::Mask, DType::U8, &mask.shape));
         }
-        let forward = self.softmax().plan(&forward, target)?;
-        let backward = self.softmax().plan_backward(&backward, target)?;
+        Ok((self.softmax().plan(&forward, target)?, self.softmax().plan_backward(&backward, target)?))
+    }
+
+    /// The names of the kernels that the forward and the backward pass are planned onto.
+    pub fn kernels(&self, target: &Target) -> Result<[Vec<String>; 2], Error> {
+        let (forward, backward) = self.plans(target)?;
         Ok([kernel_names(&forward.launches()), kernel_names(&backward.launches())])
     }
 }
