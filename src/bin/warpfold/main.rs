@@ -4,8 +4,13 @@
 //! asked for cannot be used here.
 
 mod bench;
+mod check;
+#[path = "../../../tests/common/mod.rs"]
+mod common;
 mod devices;
 mod plot;
+#[path = "../../../tests/recipes/mod.rs"]
+mod recipes;
 mod terminal;
 
 use std::process::ExitCode;
@@ -22,10 +27,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Time the operations beside the machine's own ceilings, each checked against the oracle first
-    Bench(Box<bench::Bench>),
     /// Show what warpfold can run on here, and what it would take where something is missing
     Devices(devices::Devices),
+    /// Check a device with random problems against the float64 oracle, and shrink what fails to a small case
+    Check(check::Check),
+    /// Time the operations beside the machine's own ceilings, each checked against the oracle first
+    Bench(Box<bench::Bench>),
     /// Draw records of `warpfold bench`: a roofline, bytes moved by row operations, rates over sizes
     Plot(plot::Plot),
 }
@@ -40,8 +47,9 @@ enum Outcome {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Bench(bench) => bench.run(),
         Command::Devices(devices) => devices.run(),
+        Command::Check(check) => check.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Plot(plot) => plot.run(),
     };
     match outcome {
@@ -49,7 +57,11 @@ fn main() -> ExitCode {
         Ok(Outcome::Wrong) => ExitCode::from(1),
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::from(if error.is::<terminal::NoDevice>() { 3 } else { 1 })
+            ExitCode::from(match () {
+                () if error.is::<terminal::Usage>() => 2,
+                () if error.is::<terminal::NoDevice>() => 3,
+                () => 1,
+            })
         }
     }
 }

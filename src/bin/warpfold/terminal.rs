@@ -25,6 +25,18 @@ impl fmt::Display for NoDevice {
 
 impl std::error::Error for NoDevice {}
 
+/// The command line makes no sense, which shows only when it is carried out.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
 /// The device of that name: `cpu`, `cpu:avx2`, `cuda:0`, `emulator:sm_80`.
 ///
 /// # Errors
