@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::common::attention::{Attempt, Numbers, Outcome};
 use crate::common::rows::SoftmaxAttempt;
 use crate::common::{attention_devices, small, values};
-use crate::recipes::{self, Operation, is_cpu};
+use crate::recipes::{self, Case, Operation, is_cpu};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use warpfold::reference::compare::{self, Mismatch};
@@ -82,6 +82,22 @@ fn gradients_agree_with_the_oracle() {
 #[test]
 fn split_keys_merge_into_the_whole() {
     check_operation([128, 8], Operation::Split);
+}
+
+/// What was found at random once.
+#[test]
+fn what_failed_once_does_not_fail_again() {
+    let found = [(
+        "pairs of bf16 that are aligned as one is, read one by one: cpu:portable",
+        Operation::Attention,
+        r#"{"dtype":"bf16","batch":1,"heads_q":2,"heads_kv":2,"len_q":1,"len_kv":9,"head_dim":32,"query_lengths":[1],"key_lengths":[9],"placements":{"k":"misaligned"},"seed":0}"#,
+    )];
+    for device in attention_devices() {
+        for (what, operation, json) in found {
+            let case = Case::from_json(operation, json).unwrap_or_else(|error| panic!("{what}: {error}"));
+            case.check(&device).unwrap_or_else(|failure| panic!("{what}, on {device}: {failure}"));
+        }
+    }
 }
 
 /// The gradients of the inputs, without those that are summed over the batch.

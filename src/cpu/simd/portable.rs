@@ -94,8 +94,8 @@ macro_rules! portable {
                 let mut columns = [[0.0; $lanes]; 8];
                 for (index, column) in columns.iter_mut().enumerate() {
                     for (row, element) in column.iter_mut().enumerate() {
-                        // SAFETY: as the trait demands.
-                        *element = unsafe { *from.add(row * stride + index) };
+                        // SAFETY: as the trait demands. Pairs of bf16 are aligned as one is.
+                        *element = unsafe { from.add(row * stride + index).read_unaligned() };
                     }
                 }
                 columns
