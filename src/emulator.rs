@@ -266,11 +266,12 @@ impl EmulatorDevice {
             registers: images::find(&name)?.registers,
             params: if maps.is_empty() { &params[..1] } else { &params },
         };
+        // Also one that does not come to its end.
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner).num_runs.entry(name.clone()).or_default() += 1;
         let report = ptx_emu::run(&launch, &self.memory, &self.options).map_err(emulator_error)?;
         {
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
             last.of_kernels.insert(name.clone(), report.counters);
-            *last.num_runs.entry(name.clone()).or_default() += 1;
             last.kernel = Some(name);
         }
         if report.hazards.is_empty() {

@@ -26,6 +26,8 @@ pub struct Passed {
 impl Bench {
     /// Runs a case and holds it to the oracle; what is wrong, in words.
     pub fn check(&self, case: &Case) -> Result<Passed, String> {
+        let running = format!("--device {} --op {} --case '{}'", self.device, case.operation(), case.to_json());
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = running;
         let on = |device: &Device| -> Result<Checked, String> {
             caught(|| case.check(device)).and_then(|result| result.map_err(|failure| failure.to_string()))
         };
@@ -45,6 +47,12 @@ impl Bench {
     }
 }
 
+/// The case that runs, for a panic that ends the program.
+static RUNNING: Mutex<String> = Mutex::new(String::new());
+
+/// How the messages of panics begin that cannot be caught: the checks of unsafe code in builds with debug assertions.
+const FATAL: [&str; 3] = ["misaligned pointer dereference", "null pointer dereference", "unsafe precondition"];
+
 /// What the last panic said, and where it was.
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
@@ -56,6 +64,10 @@ impl Quiet {
         panic::set_hook(Box::new(|info| {
             let place = info.location().map_or(String::new(), |place| format!(" ({}:{})", place.file(), place.line()));
             let text = format!("{}{place}", message(info.payload()));
+            if FATAL.iter().any(|start| text.starts_with(start)) {
+                let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+                eprintln!("{text}\nwarpfold check {running}");
+            }
             // The first of several threads' is the cause.
             PANIC.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
         }));
