@@ -1,8 +1,11 @@
-//! The operations on the CPU device. Each bench first holds what it times to the oracle, on a sample of rows.
+//! The operations on the CPU device, or on the one that `WARPFOLD_BENCH_DEVICE` names: `cpu:avx2`, or `cuda:0`, which is timed by
+//! events. Each bench holds what it times to the oracle, on a sample of rows. On a GPU, tensors may stay in the L2 cache from call to
+//! call; `warpfold bench` rotates them.
 
 use std::hint::black_box;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::Measurement;
+use criterion::{BenchmarkId, Criterion, Throughput};
 use half::bf16;
 use warpfold::reference::{self, AttentionCase, Broadcast, NormCase, SoftmaxCase};
 use warpfold::{
@@ -10,18 +13,17 @@ use warpfold::{
     NormInputs, Qkv, Softmax, SoftmaxBackwardSpec, SoftmaxSpec, Tensor,
 };
 
-fn upload(dtype: DType, seed: u64, shape: &[usize]) -> Tensor {
+fn upload(device: &Device, dtype: DType, seed: u64, shape: &[usize]) -> Tensor {
     let mut random = fastrand::Rng::with_seed(seed);
     let values: Vec<f32> = (0..shape.iter().product()).map(|_| random.f32() * 2.0 - 0.7).collect();
-    let device = Device::cpu();
     match dtype {
         DType::BF16 => {
             let values: Vec<bf16> = values.into_iter().map(bf16::from_f32).collect();
-            Tensor::from_slice(&device, &values, shape)
+            Tensor::from_slice(device, &values, shape)
         }
-        _ => Tensor::from_slice(&device, &values, shape),
+        _ => Tensor::from_slice(device, &values, shape),
     }
-    .expect("a tensor of the CPU")
+    .expect("memory of the device")
 }
 
 fn wide(tensor: &Tensor) -> Vec<f64> {
@@ -87,10 +89,10 @@ impl Problem {
     }
 
     /// q, k, v, the gradient of the output, and a bias of all heads.
-    fn tensors(&self, dtype: DType) -> [Tensor; 5] {
-        let of = |seed: u64, len: usize| upload(dtype, seed, &self.shape(len));
+    fn tensors(&self, device: &Device, dtype: DType) -> [Tensor; 5] {
+        let of = |seed: u64, len: usize| upload(device, dtype, seed, &self.shape(len));
         let [q, k, v, d_output] = [of(1, self.len_q), of(2, self.len), of(3, self.len), of(4, self.len_q)];
-        [q, k, v, d_output, upload(dtype, 5, &[1, 1, self.len_q, self.len])]
+        [q, k, v, d_output, upload(device, dtype, 5, &[1, 1, self.len_q, self.len])]
     }
 
     fn inputs<'a>(&self, [q, k, v, _, bias]: &'a [Tensor; 5]) -> Qkv<'a> {
@@ -125,15 +127,15 @@ impl Problem {
     }
 }
 
-fn attention(criterion: &mut Criterion) {
+fn attention<M: Measurement>(criterion: &mut Criterion<M>, device: &Device) {
     let mut group = criterion.benchmark_group("attention_forward");
-    let stream = Device::cpu().stream();
+    let stream = device.stream();
     for (problem, dtype) in problems().into_iter().flat_map(|problem| [(problem, DType::F32), (problem, DType::BF16)]) {
-        let tensors = problem.tensors(dtype);
+        let tensors = problem.tensors(device, dtype);
         let inputs = problem.inputs(&tensors);
-        let plan = problem.attention.plan(&inputs.spec(), &Device::cpu().target()).expect("a valid problem");
+        let plan = problem.attention.plan(&inputs.spec(), &device.target()).expect("a valid problem");
         let mut workspace = plan.workspace(&stream).expect("a workspace");
-        let mut output = upload(dtype, 0, &problem.shape(problem.len_q));
+        let mut output = upload(device, dtype, 0, &problem.shape(problem.len_q));
         let mut run = || {
             plan.forward_into(&stream, &inputs, AttentionOutputs::new(&mut output), &mut workspace).expect("a call");
         };
@@ -150,18 +152,18 @@ fn attention(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn attention_backward(criterion: &mut Criterion) {
+fn attention_backward<M: Measurement>(criterion: &mut Criterion<M>, device: &Device) {
     let mut group = criterion.benchmark_group("attention_backward");
-    let stream = Device::cpu().stream();
+    let stream = device.stream();
     for (problem, dtype) in problems().into_iter().flat_map(|problem| [(problem, DType::F32), (problem, DType::BF16)]) {
-        let tensors = problem.tensors(dtype);
+        let tensors = problem.tensors(device, dtype);
         let inputs = problem.inputs(&tensors);
         let d_output = &tensors[3];
         let forward = problem.attention.forward(&inputs).expect("a call");
         let backward = BackwardInputs::new(&forward.output, &forward.lse, d_output);
         let mut gradients = problem.attention.backward(&inputs, &backward).expect("a call");
         let spec = BackwardSpec::new(inputs.spec());
-        let plan = problem.attention.plan_backward(&spec, &Device::cpu().target()).expect("a valid problem");
+        let plan = problem.attention.plan_backward(&spec, &device.target()).expect("a valid problem");
         let mut workspace = plan.workspace(&stream).expect("a workspace");
         let mut run = || {
             plan.backward_into(&stream, &inputs, &backward, gradients.outputs(), &mut workspace).expect("a call");
@@ -192,19 +194,19 @@ fn attention_backward(criterion: &mut Criterion) {
 }
 
 /// Row operations, with what they read and write at least.
-fn rows(criterion: &mut Criterion) {
+fn rows<M: Measurement>(criterion: &mut Criterion<M>, device: &Device) {
     for dtype in [DType::F32, DType::BF16] {
         for shape in [[1024, 1024], [4096, 4096]] {
-            softmax(criterion, dtype, shape);
-            norm(criterion, dtype, shape, "layer_norm", Norm::layer(), NormCase::layer(shape[1]));
-            norm(criterion, dtype, shape, "rms_norm", Norm::rms(), NormCase::rms(shape[1]));
+            softmax(criterion, device, dtype, shape);
+            norm(criterion, device, dtype, shape, ("layer_norm", Norm::layer(), NormCase::layer(shape[1])));
+            norm(criterion, device, dtype, shape, ("rms_norm", Norm::rms(), NormCase::rms(shape[1])));
         }
     }
 }
 
 /// Times a call that moves `tensors` tensors of a shape, and runs it at least once: a filter may have left it out.
-fn bench_rows(
-    criterion: &mut Criterion,
+fn bench_rows<M: Measurement>(
+    criterion: &mut Criterion<M>,
     name: &str,
     dtype: DType,
     [rows, columns]: [usize; 2],
@@ -219,10 +221,10 @@ fn bench_rows(
     run();
 }
 
-fn softmax(criterion: &mut Criterion, dtype: DType, shape: [usize; 2]) {
-    let (stream, target) = (Device::cpu().stream(), Device::cpu().target());
-    let [x, d_y] = [1, 2].map(|seed| upload(dtype, seed, &shape));
-    let [mut y, mut d_x] = [0, 0].map(|seed| upload(dtype, seed, &shape));
+fn softmax<M: Measurement>(criterion: &mut Criterion<M>, device: &Device, dtype: DType, shape: [usize; 2]) {
+    let (stream, target) = (device.stream(), device.target());
+    let [x, d_y] = [1, 2].map(|seed| upload(device, dtype, seed, &shape));
+    let [mut y, mut d_x] = [0, 0].map(|seed| upload(device, dtype, seed, &shape));
     let case = SoftmaxCase::new(&[1, shape[1]]);
     let row = |tensor: &Tensor| wide(tensor)[..shape[1]].to_vec();
 
@@ -243,11 +245,17 @@ fn softmax(criterion: &mut Criterion, dtype: DType, shape: [usize; 2]) {
 }
 
 /// With weight and bias, and backward with their gradients and given statistics. An RMS norm has no bias.
-fn norm(criterion: &mut Criterion, dtype: DType, shape: [usize; 2], name: &str, norm: Norm, case: NormCase) {
-    let (stream, target) = (Device::cpu().stream(), Device::cpu().target());
+fn norm<M: Measurement>(
+    criterion: &mut Criterion<M>,
+    device: &Device,
+    dtype: DType,
+    shape: [usize; 2],
+    (name, norm, case): (&str, Norm, NormCase),
+) {
+    let (stream, target) = (device.stream(), device.target());
     let columns = shape[1];
-    let [x, d_y] = [1, 2].map(|seed| upload(dtype, seed, &shape));
-    let [weight, bias] = [3, 4].map(|seed| upload(dtype, seed, &[columns]));
+    let [x, d_y] = [1, 2].map(|seed| upload(device, dtype, seed, &shape));
+    let [weight, bias] = [3, 4].map(|seed| upload(device, dtype, seed, &[columns]));
     let case = NormCase { weight: Some(wide(&weight)), bias: case.is_centered.then(|| wide(&bias)), ..case };
     let row = |tensor: &Tensor| wide(tensor)[..columns].to_vec();
 
@@ -290,5 +298,88 @@ fn norm(criterion: &mut Criterion, dtype: DType, shape: [usize; 2], name: &str, 
     check(name, dtype, &scaled(&d_weight), &scaled(&sums));
 }
 
-criterion_group!(benches, attention, attention_backward, rows);
-criterion_main!(benches);
+fn all<M: Measurement>(criterion: Criterion<M>, device: &Device) {
+    let mut criterion = criterion.configure_from_args();
+    attention(&mut criterion, device);
+    attention_backward(&mut criterion, device);
+    rows(&mut criterion, device);
+    criterion.final_summary();
+}
+
+fn main() {
+    let name = std::env::var("WARPFOLD_BENCH_DEVICE").unwrap_or_else(|_| "cpu".to_string());
+    let device: Device = match name.parse() {
+        Ok(device) => device,
+        Err(error) => {
+            eprintln!("error: cannot use {name}: {error}");
+            std::process::exit(3);
+        }
+    };
+    #[cfg(feature = "cuda")]
+    if let Some(ordinal) = device.to_string().strip_prefix("cuda:") {
+        let (device, clock) = cuda::open(ordinal.parse().expect("a device's name ends with its number"));
+        return all(Criterion::default().with_measurement(clock), &device);
+    }
+    all(Criterion::default(), &device);
+}
+
+/// The clock of a GPU.
+#[cfg(feature = "cuda")]
+mod cuda {
+    use std::sync::Arc;
+
+    use criterion::measurement::{Measurement, ValueFormatter, WallTime};
+    use warpfold::Device;
+    use warpfold::cuda::cudarc::driver::{CudaContext, CudaEvent, CudaStream, sys::CUevent_flags};
+
+    /// Nanoseconds between two events of a stream, of which none is waited for before the second.
+    pub struct Events(Arc<CudaStream>);
+
+    /// A GPU that has been opened before, on the stream of its clock.
+    pub fn open(ordinal: usize) -> (Device, Events) {
+        let context = CudaContext::new(ordinal).expect("the device is there");
+        // SAFETY: everything of this process runs on one stream, so that no event has to order it.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().expect("a stream");
+        (Device::cuda_on(stream.clone()).expect("a stream of a usable GPU"), Events(stream))
+    }
+
+    impl Events {
+        fn record(&self) -> CudaEvent {
+            // Other flags would have no times.
+            self.0.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).expect("an event")
+        }
+    }
+
+    impl Measurement for Events {
+        type Intermediate = CudaEvent;
+        type Value = f64;
+
+        fn start(&self) -> CudaEvent {
+            self.record()
+        }
+
+        fn end(&self, start: CudaEvent) -> f64 {
+            // This waits for both.
+            f64::from(start.elapsed_ms(&self.record()).expect("the calls succeed")) * 1e6
+        }
+
+        fn add(&self, a: &f64, b: &f64) -> f64 {
+            a + b
+        }
+
+        fn zero(&self) -> f64 {
+            0.0
+        }
+
+        fn to_f64(&self, value: &f64) -> f64 {
+            *value
+        }
+
+        fn formatter(&self) -> &dyn ValueFormatter {
+            // It takes nanoseconds.
+            static WALL_TIME: WallTime = WallTime;
+            WALL_TIME.formatter()
+        }
+    }
+}

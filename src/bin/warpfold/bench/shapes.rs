@@ -225,7 +225,7 @@ fn attention(fields: &[&str]) -> Result<AttentionShape, String> {
     if shape.window.is_some() && !shape.is_causal {
         return Err("a window (w) goes with causal".to_string());
     }
-    if shape.heads_q % shape.heads_kv != 0 {
+    if !shape.heads_q.is_multiple_of(shape.heads_kv) {
         return Err(format!("{} query heads do not share {} key heads evenly", shape.heads_q, shape.heads_kv));
     }
     Ok(shape)

@@ -1,5 +1,7 @@
 //! Softmax, ready to be timed.
 
+use std::hint::black_box;
+
 use anyhow::Result;
 use warpfold::reference::{SoftmaxCase, compare, naive, softmax_backward, softmax_forward};
 use warpfold::{DType, Device, Softmax, SoftmaxBackwardPlan, SoftmaxBackwardSpec, SoftmaxPlan, SoftmaxSpec};
@@ -19,8 +21,8 @@ pub struct SoftmaxTrial {
 }
 
 enum Pass {
-    Forward(SoftmaxPlan),
-    Backward(SoftmaxBackwardPlan),
+    Forward(Box<SoftmaxPlan>),
+    Backward(Box<SoftmaxBackwardPlan>),
 }
 
 /// Forward: x, and y as the result. Backward: y, d_y, and d_x as the result.
@@ -39,7 +41,7 @@ impl SoftmaxTrial {
             false => {
                 let plan = Softmax::new().plan(&SoftmaxSpec::new(x.view().spec()), &device.target())?;
                 let workspace = plan.workspace(&stream)?;
-                (Pass::Forward(plan), workspace, vec![of(1)])
+                (Pass::Forward(Box::new(plan)), workspace, vec![of(1)])
             }
             true => {
                 // Weights as a forward pass gives them.
@@ -47,7 +49,7 @@ impl SoftmaxTrial {
                 let spec = SoftmaxBackwardSpec::new(y.view().spec(), x.view().spec());
                 let plan = Softmax::new().plan_backward(&spec, &device.target())?;
                 let workspace = plan.workspace(&stream)?;
-                (Pass::Backward(plan), workspace, vec![y.to_vec_f32()?, of(2)])
+                (Pass::Backward(Box::new(plan)), workspace, vec![y.to_vec_f32()?, of(2)])
             }
         };
         let set = |_| -> Result<Set> {
@@ -95,21 +97,22 @@ impl Trial for SoftmaxTrial {
         let number = self.next;
         self.next = (number + 1) % self.sets.len();
         let Set { inputs, result } = &mut self.sets[number];
-        Ok(match &self.pass {
+        match &self.pass {
             Pass::Forward(plan) => plan.forward_into(&stream, &inputs[0], result, &mut self.workspace)?,
             Pass::Backward(plan) => {
-                plan.backward_into(&stream, [inputs[0].view(), inputs[1].view()], result, &mut self.workspace)?
+                plan.backward_into(&stream, [inputs[0].view(), inputs[1].view()], result, &mut self.workspace)?;
             }
-        })
+        }
+        Ok(())
     }
 
     fn plan(&self) -> Result<()> {
         let target = self.device.target();
         let spec = |index: usize| self.sets[0].inputs[index].view().spec();
         match &self.pass {
-            Pass::Forward(_) => drop(Softmax::new().plan(&SoftmaxSpec::new(spec(0)), &target)?),
+            Pass::Forward(_) => _ = black_box(Softmax::new().plan(&SoftmaxSpec::new(spec(0)), &target)?),
             Pass::Backward(_) => {
-                drop(Softmax::new().plan_backward(&SoftmaxBackwardSpec::new(spec(0), spec(1)), &target)?);
+                _ = black_box(Softmax::new().plan_backward(&SoftmaxBackwardSpec::new(spec(0), spec(1)), &target)?);
             }
         }
         Ok(())

@@ -53,7 +53,7 @@ impl<'a> Station<'a> {
         }
         let mut machine = Machine::of_cpu(&device);
         if name.starts_with("emulator") {
-            machine.device = format!("{name} on {}", machine.device);
+            machine.device = name;
             machine.compiler = warpfold::kernel_compiler().to_string();
         }
         let clock = Clock::Host;
@@ -83,8 +83,8 @@ impl<'a> Station<'a> {
     /// The unit in which its operations are counted.
     pub fn flop_unit(&self) -> Unit {
         match self.device.target() {
-            Target::Cpu => Unit::GigaflopsPerSecond,
-            _ => Unit::TeraflopsPerSecond,
+            Target::Cpu => Unit::Gigaflops,
+            _ => Unit::Teraflops,
         }
     }
 
@@ -101,11 +101,11 @@ impl<'a> Station<'a> {
         let Machine { driver, compiler, threads, .. } = &self.machine;
         let mut parts = vec![format!("warpfold {} at {}", env!("CARGO_PKG_VERSION"), self.machine.commit)];
         parts.extend(threads.map(|threads| format!("{threads} threads")));
-        parts.extend(
-            [("driver", driver), ("kernels by", compiler)]
-                .into_iter()
-                .filter_map(|(what, name)| (!name.is_empty()).then(|| format!("{what} {name}"))),
-        );
+        for (what, name) in [("driver", driver), ("kernels by", compiler)] {
+            if !name.is_empty() {
+                parts.push(format!("{what} {name}"));
+            }
+        }
         parts.join(", ")
     }
 

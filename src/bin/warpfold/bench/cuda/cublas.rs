@@ -103,7 +103,7 @@ where
         problem: format!("{SIZE}x{SIZE} by {SIZE}x{SIZE}"),
         measured,
         work: 2.0 * (SIZE as f64).powi(3),
-        unit: Unit::TeraflopsPerSecond,
+        unit: Unit::Teraflops,
         note: "cuBLAS: a library's rate, no limit".to_string(),
     })
 }

@@ -90,7 +90,7 @@ impl Gpu {
             problem: format!("{} MB", bytes >> 20),
             measured: self.events().measure(&mut call, 1, budget_ms)?,
             work: 2.0 * bytes as f64,
-            unit: Unit::GigabytesPerSecond,
+            unit: Unit::Gigabytes,
             note: "from device to device, by the driver".to_string(),
         })
     }
@@ -129,7 +129,7 @@ impl Gpu {
             problem: format!("{ROUNDS} rounds of {name}"),
             measured,
             work: flops as f64 * f64::from(blocks) * f64::from(ROUNDS),
-            unit: Unit::TeraflopsPerSecond,
+            unit: Unit::Teraflops,
             note: "a loop without memory, on ones (cuBLAS is missing)".to_string(),
         })
     }
