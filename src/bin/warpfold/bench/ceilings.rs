@@ -189,7 +189,7 @@ fn matrix(budget_ms: f64) -> Result<Ceiling> {
         problem: "multiply-add in registers".to_string(),
         measured,
         work: (2 * threads * CHAINS * lanes * STEPS) as f64,
-        unit: Unit::GigaflopsPerSecond,
+        unit: Unit::Gigaflops,
         note: format!("{lanes} lanes of f32 on {threads} threads"),
     })
 }
