@@ -40,10 +40,12 @@ pub fn calls_per_sample(expected_ms: f64, resolution_ms: f64) -> usize {
 }
 
 /// Calls that are shorter come from CUDA graphs: the host needs some microseconds for a launch, and would be what is measured.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "graphs are a GPU's"))]
 pub const GRAPH_BELOW_MS: f64 = 0.020;
 
 /// How many calls a graph holds: none for long calls; else enough that the graph's own launch does not count, and every set of
 /// tensors as often as every other.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "graphs are a GPU's"))]
 pub fn calls_per_graph(expected_ms: f64, num_sets: usize) -> Option<usize> {
     const GRAPH_MS: f64 = 1.0;
     const CALLS_MAX: usize = 4096;
