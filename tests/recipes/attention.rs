@@ -8,7 +8,7 @@ use warpfold::DType;
 use warpfold::reference::{Alignment, AttentionCase};
 
 use super::words::{self, PerTensor, Tensors};
-use super::{among, count_elements, gated, is_default, per_tensor, placement, rounded};
+use super::{among, count_elements, gated, is_default, per_tensor, placement, rounded, rounded_probability};
 use crate::common::attention::{Attempt, OPERANDS, drawn, dropout, sinks, slopes};
 use crate::common::{DTYPES, Placement};
 
@@ -271,7 +271,7 @@ pub fn recipe(on_cpu: bool, batch: Range<usize>) -> impl Strategy<Value = Attent
                 mask: mask.map(score_shape),
                 alibi: per_sequence.map(|per| if per { Slopes::PerSequence } else { Slopes::PerHead }),
                 sinks,
-                dropout: dropout.map(|probability| rounded(probability, 100.0)),
+                dropout: dropout.map(rounded_probability),
                 placements,
                 d_lse: false,
                 cuts: Vec::new(),

@@ -346,6 +346,12 @@ fn rounded(value: f32, parts: f32) -> f32 {
     if value > 0.0 { ((value * parts).round() / parts).max(1.0 / parts) } else { (value * parts).round() / parts }
 }
 
+/// A probability with few binary digits. What is kept of 16 bits then never lies half-way between two numbers, where the rounding of
+/// `1 / (1 - p)` alone would decide; with 0.2, which is not quite a fifth, it does.
+fn rounded_probability(probability: f32) -> f32 {
+    rounded(probability, 64.0)
+}
+
 /// Bounds what the oracle takes: one scalar after the other.
 fn count_elements(what: &str, shape: &[usize]) -> Result<(), String> {
     const LIMIT: usize = 1 << 28;

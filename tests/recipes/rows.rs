@@ -6,7 +6,7 @@ use warpfold::DType;
 use warpfold::reference::{Alignment, NormCase, SoftmaxCase};
 
 use super::words::{self, PerTensor, Tensors};
-use super::{among, count_elements, gated, is_default, per_tensor, placement, rounded};
+use super::{among, count_elements, gated, is_default, per_tensor, placement, rounded, rounded_probability};
 use crate::common::attention::dropout;
 use crate::common::rows::norm::NORM_OPERANDS;
 use crate::common::rows::softmax::SOFTMAX_OPERANDS;
@@ -226,8 +226,11 @@ impl NormRecipe {
             NormKind::Layer => NormCase::layer(*columns),
             NormKind::Rms => NormCase::rms(*columns),
         };
+        // As in rows of a few elements, the gradients of a row of which dropout leaves one cancel up to eps.
+        let kept = *columns as f32 * (1.0 - self.dropout.unwrap_or(0.0));
+        let eps = if kept < 16.0 { 0.25 } else { self.eps.map_or(case.eps, f64::from) };
         let case = NormCase {
-            eps: self.eps.map_or(case.eps, f64::from),
+            eps,
             is_zero_centered: self.zero_centered,
             weight: drawn_vector().filter(|_| self.weight),
             bias: drawn_vector().filter(|_| self.bias),
@@ -274,7 +277,7 @@ pub fn norm() -> impl Strategy<Value = NormRecipe> + use<> {
             stats,
             d_sum,
             d_residual,
-            dropout: dropout.map(|probability| rounded(probability, 100.0)),
+            dropout: dropout.map(rounded_probability),
             eps: eps.map(|eps| rounded(eps, 1000.0)),
             placements,
             mean: rounded(mean, 100.0),
