@@ -6,6 +6,9 @@ use super::blocks::{paragraph, table};
 use super::plots::Plot;
 use super::record::{BENCH, Record, Row};
 
+/// Plots that the README shows; to the others it has links.
+const SHOWN: [&str; 2] = ["Roofline", "Attention forward over size"];
+
 /// The newest record of `warpfold bench` of this machine.
 pub fn newest<'a>(records: &'a [Record], machine: &str) -> Option<&'a Record> {
     records.iter().rev().find(|record| record.machine == machine && record.has(BENCH))
@@ -16,7 +19,7 @@ pub fn block(record: Option<&Record>, plots: &[Plot]) -> Result<String> {
     let Some(record) = record else {
         return Ok(String::new());
     };
-    let timed = |row: &Row<'_>, kind: &str| row.get("kind") == kind && row.get("note").is_empty();
+    let timed = |row: &Row<'_>, kind: &str| row.get("kind") == kind && !row.get("rate").is_empty();
     let rows: Vec<Row<'_>> =
         record.rows().filter(|row| timed(row, "operation") && row.get("series").is_empty()).collect();
     let mut dtypes: Vec<&str> = Vec::new();
@@ -32,7 +35,8 @@ pub fn block(record: Option<&Record>, plots: &[Plot]) -> Result<String> {
     }
     let mut lines = Vec::new();
     for problem in &problems {
-        let mut cells = vec![format!("{}, {}", problem.operation, problem.shape), problem.unit.to_string()];
+        let mut cells =
+            vec![format!("{}, {}", problem.operation.replace('_', " "), problem.shape), problem.unit.to_string()];
         for dtype in &dtypes {
             // Of several measurements in a file, the last one counts.
             let row = rows.iter().rev().find(|row| row.get("dtype") == *dtype && Problem::of(row) == *problem);
@@ -51,9 +55,17 @@ pub fn block(record: Option<&Record>, plots: &[Plot]) -> Result<String> {
         true => "Rates.".to_string(),
         false => format!("Rates, and in brackets their share of what the machine can do: {}.", ceilings.join(", ")),
     };
-    let caption = format!("{meaning} {} From {}.", place(record), record.link());
+    let legend = "Attention: b sequences, h heads of queries and keys, s queries and keys of each, d columns a head.";
+    let mut caption = format!("{meaning} {legend} {} From {}.", place(record), record.link());
+    let (shown, linked): (Vec<&Plot>, Vec<&Plot>) =
+        plots.iter().partition(|plot| SHOWN.contains(&plot.title().as_str()));
+    if !linked.is_empty() {
+        let links: Vec<String> =
+            linked.iter().map(|plot| format!("[{}](docs/{})", plot.title().to_lowercase(), plot.name)).collect();
+        caption += &format!(" Further pictures: {}.", links.join(", "));
+    }
     text += &paragraph(&caption);
-    for plot in plots {
+    for plot in shown {
         text += &format!("\n\n![{}](docs/{})", plot.title(), plot.name);
     }
     Ok(text)

@@ -40,7 +40,8 @@ const CONVENTIONS: [&str; 4] = [
     "Times are of single calls into given memory, by a prepared plan: median, p10, p90. FLOP of attention: 4 * head_dim a visible \
      pair forward, 10 * head_dim backward. Bytes: each input read once, each output written once.",
     "ceiling: the lower of the matrix rate and intensity times the copy rate, as measured in this run, in the unit of the row; of \
-     rows the copy rate of their size. Both are rates of libraries: a fraction over 1 is no error.",
+     rows the copy rate of their size. A ceiling is the best tenth of its calls; copies and cuBLAS are what others reach, so that a \
+     fraction over 1 is no error.",
     "error: the worst difference from the float64 oracle on a sample of rows, as a share of what is allowed.",
     "kind overhead: what the calling thread spends on the smallest problem; the problem column says on what, the note on which shape.",
 ];

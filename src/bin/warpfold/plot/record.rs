@@ -215,7 +215,8 @@ pub fn parse(text: &str) -> Result<Vec<Line>, String> {
             }
             other => format!("line {number}: {other:?}"),
         })?;
-        if line.note.is_empty() {
+        // A note without a rate says why there is none; with one it is a remark.
+        if line.note.is_empty() || line.rate.is_some() {
             check(&line).map_err(|(column, what)| format!("line {number}, column `{column}`: {what}"))?;
             lines.push(line);
         }

@@ -60,9 +60,11 @@ fn another_file_is_no_record() {
 }
 
 #[test]
-fn lines_with_a_note_have_no_times_to_draw() {
+fn lines_with_a_note_and_no_rate_have_nothing_to_draw() {
     let note = LINE.replace("6.5,6.25,7.5,228,82.5,GFLOP/s,184.7,0.443,128,1.2e-7,,,,", ",,,,,,,,,,,,,no memory");
     assert_eq!(parse(&record(&format!("{note}\n{LINE}"))).unwrap().len(), 1);
+    let remark = LINE.replace("1.2e-7,,,,", "1.2e-7,,,,by hand");
+    assert!(remark != LINE && parse(&record(&remark)).unwrap().len() == 1);
 }
 
 #[test]

@@ -183,15 +183,16 @@ fn draw_roof(scene: &mut Scene, frame: &Frame, roof: &Roof, roofs: &[Roof], unit
     }
 }
 
-/// What is written beside a mark: nothing beside the sizes of a sweep, and once for a problem that several devices have computed.
+/// What is written beside a mark: nothing beside the sizes of a sweep, and once for a problem that several devices have computed, or one
+/// device in several types, which the colours tell apart.
 fn label<'a>(mark: &Mark<'a>, marks: &[Mark<'a>]) -> Option<&'a str> {
-    let is_same = |other: &&Mark<'_>| {
+    let before = marks.iter().take_while(|other| !std::ptr::eq(other.line, mark.line));
+    let is_same = |other: &Mark<'_>| {
         let (a, b) = (other.line, mark.line);
-        other.source < mark.source
-            && (&a.operation, &a.dtype, &a.problem) == (&b.operation, &b.dtype, &b.problem)
-            && b.series.is_empty()
+        a.operation == b.operation && a.short_problem() == b.short_problem() && a.series.is_empty()
     };
-    (mark.line.series.is_empty() && !marks.iter().any(|other| is_same(&other))).then(|| mark.line.short_problem())
+    let is_first = !before.into_iter().any(is_same);
+    (mark.line.series.is_empty() && is_first).then(|| mark.line.short_problem())
 }
 
 fn draw_marks(scene: &mut Scene, frame: &Frame, marks: &[Mark<'_>], operations: &[&str], unit: Unit, roofs: &[Rect]) {
