@@ -39,7 +39,7 @@ pub fn judge(
         // Nobody computes this in more than a few cases.
         let inevitable = inevitable.get_or_insert_with(|| Inevitable::new(numbers, actual[0].dtype));
         let allowed = 3.0 * farthest(naive.values, oracle.values)
-            + largest(parts(case, *dtype, &inevitable.of_sums)[index].values)
+            + inevitable.of_sums(case, *dtype, index)
             + inevitable.of_weights * largest(oracle.values);
         // A NaN is not near anything.
         let is_near = |(value, oracle): (&f64, &f64)| (value - oracle).abs() <= allowed;
@@ -92,8 +92,9 @@ fn is_seen(seen: &Seen, case: &AttentionCase, what: &str, element: usize) -> boo
 /// Roundings of a fused backward pass that the unfused computation does not have, or has by luck only.
 struct Inevitable {
     /// The gradient of a score is `P (dP - D + d_lse)`. dP and D, the products of the output's gradient with v and with
-    /// the output, are f32 sums, and the output was rounded to its type: an error of a row's D acts as one of its d_lse.
-    of_sums: AttentionGradients,
+    /// the output, are f32 sums, and the output was rounded to its type: an error of a row's D acts as one of its d_lse. Where rows are
+    /// added up, such errors might cancel by luck, so there are several of them.
+    of_sums: [AttentionGradients; 3],
     /// In f32 a weight comes from a score and an lse that were rounded to f32: its relative error.
     of_weights: f64,
 }
@@ -103,7 +104,7 @@ impl Inevitable {
         let Numbers { case, q, k, v, d_output, .. } = numbers;
         let forward = reference::attention_forward(case, q, k, v);
         let kept = 1.0 - case.dropout.map_or(0.0, |dropout| dropout.probability);
-        let of_row = |row: usize| {
+        let of_row = |row: usize, pattern: u32| {
             let output = &forward.output[row * case.head_dim_v..][..case.head_dim_v];
             let d_output = &d_output[row * case.head_dim_v..][..case.head_dim_v];
             let products = output.iter().zip(d_output).map(|(output, d_output)| (output * d_output).powi(2));
@@ -111,25 +112,36 @@ impl Inevitable {
             let of_output = 2.0 * naive::unit_roundoff(dtype) * products.sum::<f64>().sqrt();
             let of_sums = 2f64.powi(-19) * squares.sum::<f64>().sqrt() * (1.0 + typical(v)) / kept;
             // The errors of rows have nothing to do with each other.
-            let sign = if (row * 0x9e37_79b9) & 128 == 0 { 1.0 } else { -1.0 };
+            let sign = if (row * 0x9e37_79b9) & (128 << pattern) == 0 { 1.0 } else { -1.0 };
             sign * (of_output + of_sums)
         };
-        let errors: Vec<f64> = (0..case.rows()).map(of_row).collect();
         let nothing: Vec<f64> = d_output.iter().map(|value| 0.0 * value).collect();
-        let mut of_sums = reference::attention_backward(case, q, k, v, &nothing, Some(&errors));
-        if let (Some(sinks), Some(d_sinks)) = (&case.sinks, &mut of_sums.d_sinks) {
-            // One number for all rows of a head: their errors might cancel by luck.
-            d_sinks.fill(0.0);
-            for (row, error) in errors.iter().enumerate().filter(|(row, _)| forward.lse[*row].is_finite()) {
-                let head = row / case.len_q % case.heads_q;
-                d_sinks[head] += ((sinks[head] - forward.lse[row]).exp() * error).powi(2);
+        let of_sums = [0, 3, 5].map(|pattern| {
+            let errors: Vec<f64> = (0..case.rows()).map(|row| of_row(row, pattern)).collect();
+            let mut of_sums = reference::attention_backward(case, q, k, v, &nothing, Some(&errors));
+            if let (Some(sinks), Some(d_sinks)) = (&case.sinks, &mut of_sums.d_sinks) {
+                // One number for all rows of a head.
+                d_sinks.fill(0.0);
+                for (row, error) in errors.iter().enumerate().filter(|(row, _)| forward.lse[*row].is_finite()) {
+                    let head = row / case.len_q % case.heads_q;
+                    d_sinks[head] += ((sinks[head] - forward.lse[row]).exp() * error).powi(2);
+                }
+                d_sinks.iter_mut().for_each(|square| *square = square.sqrt());
             }
-            d_sinks.iter_mut().for_each(|square| *square = square.sqrt());
-        }
+            of_sums
+        });
         Inevitable {
             of_sums,
             of_weights: if dtype == DType::F32 { 2f64.powi(-21) * (1.0 + forward.score_max) } else { 0.0 },
         }
+    }
+}
+
+impl Inevitable {
+    /// What sums make of one gradient at most.
+    fn of_sums(&self, case: &AttentionCase, dtype: DType, index: usize) -> f64 {
+        let sizes = self.of_sums.iter().map(|gradients| largest(parts(case, dtype, gradients)[index].values));
+        sizes.fold(0.0, f64::max)
     }
 }
 

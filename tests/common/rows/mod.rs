@@ -49,12 +49,16 @@ fn kernel_names(launches: &[&LaunchPlan]) -> Vec<String> {
     launches.iter().map(|launch| launch.variant.name()).collect()
 }
 
-/// Results of 16 bits are computed in f32, so that nearly all of them are the nearest numbers to the oracle's.
+/// Results of 16 bits are computed in f32, so that nearly all of them are the nearest numbers to the oracle's, or to what f32 cannot
+/// tell from it: differences of numbers of one grid are often halfway between two results all at once.
 fn check_rounding(what: &str, dtype: DType, actual: &[f64], oracle: &[f64]) -> Result<(), Mismatch> {
     if dtype == DType::F32 {
         return Ok(());
     }
-    let is_nearest = |actual: f64, oracle: f64| actual == naive::round(oracle, dtype) || oracle.is_nan();
+    let is_nearest = |actual: f64, oracle: f64| {
+        let like_it = [0.0, -1.0, 1.0].map(|sign| oracle * (1.0 + sign * 2f64.powi(-20)));
+        like_it.iter().any(|oracle| actual == naive::round(*oracle, dtype)) || oracle.is_nan()
+    };
     let missed: Vec<usize> = (0..actual.len()).filter(|index| !is_nearest(actual[*index], oracle[*index])).collect();
     // Of a few results, one may lie between two numbers by chance.
     if missed.len() * 100 <= actual.len() * 3 + 100 {

@@ -39,12 +39,14 @@ pub fn draw(record: &Path) -> Result<Vec<Plot>> {
     collect(&folder)
 }
 
-/// The program, built as the test run builds it, so that neither builds anew what the other has built.
+/// The program, as the test run builds it for the tests of its plots: by any other command cargo would build most of it once more.
 fn program() -> Result<PathBuf> {
-    let messages = cargo_messages(&["build", "--quiet", "--workspace", "--all-features", "--bin", "warpfold"], &[])?;
+    let arguments = ["test", "--no-run", "--quiet", "--workspace", "--all-features", "--test", "plot_command"];
+    let messages = cargo_messages(&arguments, &[])?;
     let is_it = |message: &&serde_json::Value| {
         message["reason"] == "compiler-artifact"
             && message["target"]["name"] == "warpfold"
+            && message["target"]["kind"][0] == "bin"
             && message["executable"].is_string()
     };
     let found = messages.iter().find(is_it).and_then(|message| message["executable"].as_str());
