@@ -226,11 +226,8 @@ impl NormRecipe {
             NormKind::Layer => NormCase::layer(*columns),
             NormKind::Rms => NormCase::rms(*columns),
         };
-        // As in rows of a few elements, the gradients of a row of which dropout leaves one cancel up to eps.
-        let kept = *columns as f32 * (1.0 - self.dropout.unwrap_or(0.0));
-        let eps = if kept < 16.0 { 0.25 } else { self.eps.map_or(case.eps, f64::from) };
         let case = NormCase {
-            eps,
+            eps: self.eps.map_or(case.eps, f64::from),
             is_zero_centered: self.zero_centered,
             weight: drawn_vector().filter(|_| self.weight),
             bias: drawn_vector().filter(|_| self.bias),
@@ -265,6 +262,10 @@ pub fn norm() -> impl Strategy<Value = NormRecipe> + use<> {
         let (residual, sum, stats, d_sum, d_residual) = options;
         let (dropout, eps) = numbers;
         let (dtypes, placements, mean, seed) = tensors;
+        let dropout = dropout.map(rounded_probability);
+        // As in rows of a few elements, the gradients of a row of which dropout leaves one cancel up to eps.
+        let kept = shape.last().map_or(0.0, |columns| *columns as f32 * (1.0 - dropout.unwrap_or(0.0)));
+        let eps = if kept < 16.0 { Some(0.25) } else { eps.map(|eps| rounded(eps, 1000.0)) };
         NormRecipe {
             kind: if is_centered { NormKind::Layer } else { NormKind::Rms },
             shape,
@@ -277,8 +278,8 @@ pub fn norm() -> impl Strategy<Value = NormRecipe> + use<> {
             stats,
             d_sum,
             d_residual,
-            dropout: dropout.map(rounded_probability),
-            eps: eps.map(|eps| rounded(eps, 1000.0)),
+            dropout,
+            eps,
             placements,
             mean: rounded(mean, 100.0),
             seed,

@@ -135,9 +135,7 @@ impl Inevitable {
             of_weights: if dtype == DType::F32 { 2f64.powi(-21) * (1.0 + forward.score_max) } else { 0.0 },
         }
     }
-}
 
-impl Inevitable {
     /// What sums make of one gradient at most.
     fn of_sums(&self, case: &AttentionCase, dtype: DType, index: usize) -> f64 {
         let sizes = self.of_sums.iter().map(|gradients| largest(parts(case, dtype, gradients)[index].values));

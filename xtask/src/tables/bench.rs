@@ -82,6 +82,8 @@ fn cell(row: &Row<'_>) -> Result<String> {
 fn ceiling(row: &Row<'_>) -> Result<String> {
     let dtype = if row.get("dtype").is_empty() { String::new() } else { format!(" in {}", row.get("dtype")) };
     let what = match row.get("operation") {
+        // On a CPU these are multiply-adds in registers.
+        "matrix" if row.get("problem").starts_with("multiply-add") => "multiply-adds",
         "matrix" => "a product of matrices",
         "copy" => "a copy",
         "copy in cache" => "a copy in the caches",
