@@ -35,7 +35,7 @@ fn the_simplest_cases_are_short() {
             r#"{"dtype":"f32","batch":1,"heads_q":1,"heads_kv":1,"len_q":1,"len_kv":0,"head_dim":8,"seed":0}"#,
         ),
         (Operation::Softmax, r#"{"dtype":"f32","shape":[1,1],"seed":0}"#),
-        (Operation::Norm, r#"{"kind":"rms","shape":[1,1],"seed":0}"#),
+        (Operation::Norm, r#"{"kind":"rms","shape":[1,1],"eps":0.25,"seed":0}"#),
     ] {
         let case = Case::from_json(operation, json).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(case.to_json(), json);
