@@ -426,11 +426,11 @@ impl<T: Float> Backward<'_, T> {
     fn tile_rows<'t>(&self, tile: &'t [f32], rows: &Range<usize>, pairs: &'t mut [f32]) -> Left<'t> {
         let tile = &tile[rows.start * BLOCK_Q..rows.end * BLOCK_Q];
         match self.elements {
-            Elements::F32 => Left { values: tile, row_stride: BLOCK_Q, depth_stride: 1 },
+            Elements::F32 => Left::of_rows(tile, BLOCK_Q),
             Elements::Pairs => {
                 // Neighbours in a row are a pair as soon as they are bf16.
                 narrow::<bf16>(self.inputs.set, tile, &mut bytemuck::cast_slice_mut(pairs)[..tile.len()]);
-                Left { values: pairs, row_stride: BLOCK_Q / 2, depth_stride: 1 }
+                Left::of_rows(pairs, BLOCK_Q / 2)
             }
         }
     }
@@ -454,7 +454,7 @@ impl<T: Float> Backward<'_, T> {
         if self.elements == Elements::Pairs {
             simd::pair_rows(*set, d_scores, BLOCK_Q);
         }
-        let d_scores = Left { values: d_scores, row_stride: 1, depth_stride: BLOCK_Q };
+        let d_scores = Left::of_columns(d_scores, BLOCK_Q);
         let (d, size) = (padded(problem.head_dim), [block.count, k.columns, depth(self.elements, rows.len())]);
         simd::product(*set, self.elements, d_scores, k.rows_from(rows.start), sums, d, Update::Add, size);
     }

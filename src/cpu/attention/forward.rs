@@ -432,7 +432,7 @@ impl<T: Float> Forward<'_, T> {
         state: &mut State<'_>,
     ) {
         let dv = padded(self.inputs.problem.head_dim_v);
-        let weights = Left { values: weights, row_stride: 1, depth_stride: panel.width };
+        let weights = Left::of_columns(weights, panel.width);
         let size = [panel.rows.len(), v.columns, depth(self.elements, tile.keys())];
         let (sums, update) = (&mut state.sums[panel.rows.start * dv..], Update::ScaleAdd(rescale));
         let v = v.rows_from(tile.rows.start - tile.before);

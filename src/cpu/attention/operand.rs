@@ -86,7 +86,7 @@ impl<'a> LeftTile<'a> {
 
     /// From a row of the tile on.
     pub fn rows_from(&self, row: usize) -> Left<'_> {
-        Left { values: &self.values[row * self.stride..], row_stride: self.stride, depth_stride: 1 }
+        Left::of_rows(&self.values[row * self.stride..], self.stride)
     }
 }
 

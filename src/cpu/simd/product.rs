@@ -3,12 +3,25 @@
 
 use super::vector::Simd;
 
-/// A matrix that is read element by element: element (row, depth) is `values[row * row_stride + depth * depth_stride]`.
+/// A matrix that is read element by element: element (row, depth) is `values[row * row_stride + depth * depth_stride]`. One of the
+/// strides is 1.
 #[derive(Clone, Copy)]
 pub(crate) struct Left<'a> {
-    pub values: &'a [f32],
-    pub row_stride: usize,
-    pub depth_stride: usize,
+    values: &'a [f32],
+    row_stride: usize,
+    depth_stride: usize,
+}
+
+impl<'a> Left<'a> {
+    /// Rows, `stride` apart.
+    pub fn of_rows(values: &'a [f32], stride: usize) -> Left<'a> {
+        Left { values, row_stride: stride, depth_stride: 1 }
+    }
+
+    /// Columns, `stride` apart: a row for each step of depth.
+    pub fn of_columns(values: &'a [f32], stride: usize) -> Left<'a> {
+        Left { values, row_stride: 1, depth_stride: stride }
+    }
 }
 
 /// A matrix that is read by vectors: element (depth, column) is `values[depth * stride + column]`.
@@ -70,6 +83,9 @@ pub(super) fn product<'a, S: Simd>(
     }
 }
 
+/// Steps of depth that are written out one after the other.
+const UNROLLED: usize = 4;
+
 struct Task<'a, S> {
     s: S,
     a: Left<'a>,
@@ -105,7 +121,8 @@ impl<S: Simd> Task<'_, S> {
     #[inline(always)]
     fn rows<const PAIRS: bool, const R: usize, const C: usize>(&self, column: usize) -> usize {
         let mut row = 0;
-        while row + R <= self.m {
+        // Eight rows as 6 + 2 would end in a tile of too few sums.
+        while row + R <= self.m && (R != 6 || row + 8 != self.m) {
             self.tile::<PAIRS, R, C>(row, column * S::LANES);
             row += R;
         }
@@ -125,16 +142,15 @@ impl<S: Simd> Task<'_, S> {
 
     #[inline(always)]
     fn tile<const PAIRS: bool, const R: usize, const C: usize>(&self, row: usize, column: usize) {
-        let Task { s, a, b, c_stride, depth, .. } = *self;
-        let mut sums = [[s.splat(0.0); C]; R];
+        let Task { s, a, c_stride, .. } = *self;
+        // A distance of 1, if the compiler knows of it, becomes a part of the load instructions.
+        let sums = match (a.row_stride, a.depth_stride) {
+            (1, depth_stride) => self.sums::<PAIRS, R, C>(row, column, [1, depth_stride]),
+            (row_stride, _) => self.sums::<PAIRS, R, C>(row, column, [row_stride, 1]),
+        };
         // SAFETY: rows `row..row + R` and columns `column..column + C * LANES` are part of the product, whose bounds `product`
         // checked.
         unsafe {
-            let mut a_at = a.values.as_ptr().add(row * a.row_stride);
-            let mut b_at = b.values.as_ptr().add(column);
-            for _ in 0..depth {
-                self.step::<PAIRS, R, C>(&mut a_at, &mut b_at, &mut sums);
-            }
             for (r, sums) in sums.into_iter().enumerate() {
                 for (vector, sum) in sums.into_iter().enumerate() {
                     let to = self.c.add((row + r) * c_stride + column + vector * S::LANES);
@@ -151,6 +167,32 @@ impl<S: Simd> Task<'_, S> {
         }
     }
 
+    /// The sums of a tile; strides are those of a.
+    #[inline(always)]
+    fn sums<const PAIRS: bool, const R: usize, const C: usize>(
+        &self,
+        row: usize,
+        column: usize,
+        strides: [usize; 2],
+    ) -> [[S::F; C]; R] {
+        let Task { s, a, b, depth, .. } = *self;
+        let mut sums = [[s.splat(0.0); C]; R];
+        // SAFETY: the tile is part of the product, whose bounds `product` checked.
+        unsafe {
+            let mut a_at = a.values.as_ptr().add(row * strides[0]);
+            let mut b_at = b.values.as_ptr().add(column);
+            for _ in 0..depth / UNROLLED {
+                for _ in 0..UNROLLED {
+                    self.step::<PAIRS, R, C>(&mut a_at, &mut b_at, strides, &mut sums);
+                }
+            }
+            for _ in 0..depth % UNROLLED {
+                self.step::<PAIRS, R, C>(&mut a_at, &mut b_at, strides, &mut sums);
+            }
+        }
+        sums
+    }
+
     /// One step of depth.
     ///
     /// # Safety
@@ -160,14 +202,15 @@ impl<S: Simd> Task<'_, S> {
         &self,
         a_at: &mut *const f32,
         b_at: &mut *const f32,
+        [row_stride, depth_stride]: [usize; 2],
         sums: &mut [[S::F; C]; R],
     ) {
-        let Task { s, a, b, .. } = *self;
+        let Task { s, b, .. } = *self;
         // SAFETY: as the caller promises.
         let vectors: [S::F; C] = std::array::from_fn(|vector| unsafe { s.load(b_at.add(vector * S::LANES)) });
         for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: as the caller promises.
-            let element = s.splat(unsafe { *a_at.add(r * a.row_stride) });
+            let element = s.splat(unsafe { *a_at.add(r * row_stride) });
             for (sum, vector) in sums.iter_mut().zip(vectors) {
                 *sum = match PAIRS {
                     true => s.dot_pairs(element, vector, *sum),
@@ -175,7 +218,7 @@ impl<S: Simd> Task<'_, S> {
                 };
             }
         }
-        *a_at = a_at.wrapping_add(a.depth_stride);
+        *a_at = a_at.wrapping_add(depth_stride);
         *b_at = b_at.wrapping_add(b.stride);
     }
 }

@@ -141,8 +141,8 @@ fn products_equal_scalar_sums() {
             let b: Vec<f32> = (0..k * stride).map(|i| (i % 23) as f32 - 11.0).collect();
             let factors: Vec<f32> = (0..m).map(|row| (row % 3) as f32).collect();
             let a_transposed: Vec<f32> = (0..k * m).map(|i| a[i % m * k + i / m]).collect();
-            let by_rows = Left { values: &a, row_stride: k, depth_stride: 1 };
-            let by_columns = Left { values: &a_transposed, row_stride: 1, depth_stride: m };
+            let by_rows = Left::of_rows(&a, k);
+            let by_columns = Left::of_columns(&a_transposed, m);
             for (a_matrix, update) in
                 [(by_rows, Update::Set), (by_columns, Update::Add), (by_rows, Update::ScaleAdd(&factors))]
             {
@@ -177,7 +177,7 @@ fn products_of_pairs_are_sums_of_two() {
         let a: Vec<f32> = (0..m * k).map(|i| pair(value(2 * i), value(2 * i + 1))).collect();
         let b: Vec<f32> = (0..k * n).map(|i| pair(value(i), value(3 * i + 1))).collect();
         let mut c = vec![0.0f32; m * n];
-        let left = Left { values: &a, row_stride: k, depth_stride: 1 };
+        let left = Left::of_rows(&a, k);
         product(set, Elements::Pairs, left, Right { values: &b, stride: n }, &mut c, n, Update::Set, [m, n, k]);
         for (index, c) in c.iter().enumerate() {
             let (row, column) = (index / n, index % n);
