@@ -38,6 +38,13 @@ def close(ours, theirs, tolerance=3e-6):
 # The plain functions ----------------------------------------------------------------------------------------------------------
 
 
+def test_large_results_in_new_memory_hold_every_row(place):
+    x, weight = normal(place, 3001, 1031), normal(place, 1031)
+    for _ in range(2):
+        out = wf.layer_norm(x, weight, eps=1e-5)
+        close(out, F.layer_norm(x.double(), (1031,), weight.double(), None, 1e-5))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_tensors_come_back_as_tensors(place, dtype):
     q = normal(place, 2, 4, 16, 64, dtype=dtype)
