@@ -3,17 +3,17 @@
 #![allow(unsafe_code, reason = "PyTorch's streams are addresses, whose life PyTorch vouches for")]
 
 use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use warpfold::cuda::cudarc::driver::CudaContext;
 use warpfold::{DType, Device, Layout, Stream};
 
 use crate::array::{Array, CurrentStream, Kind, Place, torch};
 use crate::error::exception;
+use crate::pool;
 
 /// A call on the device of its first array, or on an emulator beside it.
 pub struct Call<'py> {
@@ -103,64 +103,14 @@ impl<'py> Call<'py> {
     /// Computes without holding Python's lock.
     pub fn run<T: Send>(&self, work: impl FnOnce(&Stream) -> warpfold::Result<T> + Send) -> PyResult<T> {
         let (py, stream) = (self.like.py(), &self.stream);
-        start_pool(py)?;
-        py.detach(|| in_pool(|| work(stream))).map_err(exception)
+        let is_on_cpu = self.place == Place::Host && !self.is_emulated;
+        pool::run(py, is_on_cpu, || work(stream))?.map_err(exception)
     }
 
     /// The array as the caller gets it.
     pub fn finish(&self, mut array: Array<'py>) -> PyResult<Bound<'py, PyAny>> {
         array.unstage()?;
         array.into_result(self.kind, &self.like)
-    }
-}
-
-/// Starts rayon's global pool, once. The main thread takes part in it: where its own calls come from another thread's point of view
-/// outside of the pool, it would sleep while they are computed, and each call would begin and end with waiting for a thread to wake.
-/// A pool of one thread has a thread of its own, as another thread's calls would wait for the main thread otherwise.
-fn start_pool(py: Python<'_>) -> PyResult<()> {
-    static STARTED: PyOnceLock<()> = PyOnceLock::new();
-    let start = || {
-        let threading = py.import(intern!(py, "threading"))?;
-        let ident = |thread: &str| threading.call_method0(thread)?.getattr(intern!(py, "ident"));
-        let is_main = ident("current_thread")?.eq(ident("main_thread")?)?;
-        let wanted = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
-        let threads = match wanted {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
-        let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
-        let builder = if is_main && threads > 1 { builder.use_current_thread() } else { builder };
-        // It fails where there is a pool already, which is as good.
-        let _ = builder.build_global();
-        Ok(())
-    };
-    STARTED.get_or_try_init(py, start).copied()
-}
-
-/// Runs on rayon's global pool; but in a process that was forked off one that has used it, whose threads the fork did not
-/// take along, on a new one.
-fn in_pool<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    static FIRST_PROCESS: OnceLock<u32> = OnceLock::new();
-    static POOLS: Mutex<Option<(u32, &'static rayon::ThreadPool)>> = Mutex::new(None);
-    let process = std::process::id();
-    if *FIRST_PROCESS.get_or_init(|| process) == process {
-        return work();
-    }
-    let pool = {
-        let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
-        match *pools {
-            Some((of, pool)) if of == process => Some(pool),
-            _ => {
-                // It is never dropped: it lives as long as the process, as the global pool does.
-                let pool = rayon::ThreadPoolBuilder::new().build().ok().map(|pool| &*Box::leak(Box::new(pool)));
-                *pools = pool.map(|pool| (process, pool));
-                pool
-            }
-        }
-    };
-    match pool {
-        Some(pool) => pool.install(work),
-        None => work(),
     }
 }
 

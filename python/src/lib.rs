@@ -8,6 +8,7 @@ mod call;
 mod error;
 mod norm;
 mod options;
+mod pool;
 mod softmax;
 
 use pyo3::prelude::*;
