@@ -90,8 +90,12 @@ fn stay_awake() {
     /// Threads that have not yet given up.
     static THREADS: AtomicUsize = AtomicUsize::new(0);
     let now = || START.elapsed().as_micros() as u64;
-    LAST.store(now(), Ordering::Relaxed);
     let main = MAIN_THREAD.get();
+    if main.is_some_and(|main| *main != std::thread::current().id()) {
+        // Of what is broadcast, the main thread's part would stay in its queue until it calls something itself.
+        return;
+    }
+    LAST.store(now(), Ordering::Relaxed);
     let threads = rayon::current_num_threads() - usize::from(main.is_some());
     if THREADS.compare_exchange(0, threads, Ordering::Relaxed, Ordering::Relaxed).is_err() {
         return;
