@@ -79,8 +79,8 @@ impl Device {
     }
 
     /// The processor, limited to an instruction set: to compute what a lesser processor would, bit by bit. The names are
-    /// `portable`, which every processor has, and on x86-64 `avx2` (with FMA and F16C), `avx512` (F, BW, DQ, VL) and
-    /// `avx512_bf16`. [`Device::cpu`] takes the last of these that the processor has.
+    /// `portable`, which every processor has, and on x86-64 `avx2` (with FMA and F16C), `avx512` (F, BW, DQ, VL), `avx512_bf16`
+    /// and `amx` (AMX with bf16, beside `avx512_bf16`). [`Device::cpu`] takes the last of these that the processor has.
     ///
     /// ```
     /// let device = warpfold::Device::cpu_with("portable")?;

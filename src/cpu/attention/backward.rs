@@ -18,7 +18,9 @@ use half::bf16;
 
 use crate::attention::{BackwardProblem, Gradients, Operands, Problem, Saved};
 use crate::cpu::attention::bias_gradient;
-use crate::cpu::attention::block::{Block, apply_options, block_elements, drop_weights, hide_by_position};
+use crate::cpu::attention::block::{
+    Block, apply_options, block_elements, drop_weights, hide_by_position, lane_elements,
+};
 use crate::cpu::attention::inputs::{HeadRows, Inputs, RowsAt, Sequence, within};
 use crate::cpu::attention::operand::{
     LeftTile, RightTile, depth, elements, right_elements, tile_elements, whole_pairs,
@@ -59,7 +61,7 @@ fn areas(problem: &BackwardProblem) -> [usize; 16] {
         tile_elements(d).max(block_elements(d)),
         tile_elements(dv),
         if_any(problem.d_bias.is_some(), TILE),
-        d.max(dv),
+        lane_elements(d.max(dv)),
     ]
 }
 
@@ -103,8 +105,8 @@ pub(super) struct Scratch<'a> {
     d_v_sums: &'a mut [f32],
     /// The sums of d_bias, `[BLOCK_Q, BLOCK_KV]`; empty without a bias.
     pub d_bias_sums: &'a mut [f32],
-    /// One row in f32.
-    row: &'a mut [f32],
+    /// A row a lane.
+    rows: &'a mut [f32],
     /// The sums of d_q of all queries of a key head, `[heads, q_rows, padded head_dim]`; empty if blocks of them are summed up.
     d_q_sums: &'a mut [f32],
 }
@@ -128,7 +130,7 @@ impl<'a> Scratch<'a> {
             d_sums,
             d_v_sums,
             d_bias_sums,
-            row,
+            rows,
         ] = split(areas_slot, areas(problem));
         Scratch {
             q_transposed,
@@ -146,7 +148,7 @@ impl<'a> Scratch<'a> {
             d_sums,
             d_v_sums,
             d_bias_sums,
-            row,
+            rows,
             d_q_sums,
         }
     }
@@ -196,12 +198,14 @@ fn backward_typed<T: Float>(
     if has_keys && d_q.is_some() && d_q_elements(forward, slots.len()).is_some() {
         let rows = RowOutputs::of_groups([d_k.as_mut(), d_v.as_mut(), d_q.as_mut()], forward.batch * forward.heads_kv)?;
         rows.for_each_group(slots, |slot, group, writer| {
+            let _tiles = set.hold_tiles();
             backward.head(&mut Scratch::new(slot, problem), group, writer);
         });
     } else {
         if has_keys {
             let rows = RowOutputs::of_tensors([d_k.as_mut(), d_v.as_mut()], [None, None])?;
             rows.for_each_task(forward.kv_rows(), BLOCK_KV, slots, |slot, range, writer| {
+                let _tiles = set.hold_tiles();
                 backward.key_value_rows(&mut Scratch::new(slot, problem), range, writer);
             });
         }
@@ -209,6 +213,7 @@ fn backward_typed<T: Float>(
             let layout = *d_q.layout();
             let rows = RowOutputs::new(d_q.host_mut::<T>()?, &layout, [None, None]);
             rows.for_each_task(forward.q_rows(), BLOCK_Q, slots, |slot, range, writer| {
+                let _tiles = set.hold_tiles();
                 backward.query_rows(&mut Scratch::new(slot, problem), range, writer);
             });
         }
@@ -482,10 +487,10 @@ impl<T: Float> Backward<'_, T> {
             return None;
         }
         let at = block.sequence.keys_at(block.kv_head, keys.start);
-        block.load_transposed(set, elements, &self.inputs.q, scratch.q_transposed, scratch.row);
+        block.load_transposed(set, elements, &self.inputs.q, scratch.q_transposed, scratch.rows);
         let k = LeftTile::new(set, elements, &self.inputs.k, at, &rows, scratch.k);
         let v = has_d_scores.then(|| {
-            block.load_transposed(set, elements, &self.d_output, scratch.d_output_transposed, scratch.row);
+            block.load_transposed(set, elements, &self.d_output, scratch.d_output_transposed, scratch.rows);
             LeftTile::new(set, elements, &self.inputs.v, at, &rows, scratch.v)
         });
         let first_row = block.sequence.queries_at(block.first.0, block.first.1).lse_row(problem);

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use crate::cpu::attention::inputs::{HeadRows, Place, Sequence};
-use crate::cpu::attention::operand::depth;
+use crate::cpu::attention::operand::{copy_pairs, depth};
 use crate::cpu::attention::scores::Scoring;
 use crate::cpu::attention::{BLOCK_KV, BLOCK_Q, PANEL_LANES, PANEL_VECTORS};
 use crate::cpu::floats::widen;
@@ -63,37 +63,36 @@ impl Block {
     }
 
     /// The rows of `tensor`, which has q's shape but for its columns, as the right side of products: `[depth, width]` for each panel,
-    /// one after the other, each as [`Block::queries_of_panel`] finds it. `row` takes a row.
+    /// one after the other, each as [`Panel::transposed`] finds it. `rows` takes a row a lane.
     pub fn load_transposed<T: Float>(
         &self,
         set: InstructionSet,
         elements: Elements,
         tensor: &HeadRows<'_, T>,
         out: &mut [f32],
-        row: &mut [f32],
+        rows: &mut [f32],
     ) {
-        let columns = tensor.columns();
+        let (columns, steps) = (tensor.columns(), depth(elements, tensor.columns()));
+        if steps == 0 {
+            return;
+        }
         for panel in self.panels(set) {
-            let out = &mut out[panel.rows.start * depth(elements, columns)..][..panel.width * depth(elements, columns)];
-            if panel.rows.len() < panel.width {
-                out.fill(0.0);
-            }
-            for (lane, index) in panel.rows.clone().enumerate() {
-                let (head, query) = self.row(index);
-                let values = tensor.row(self.sequence.queries_at(head, query), 0);
-                let steps = out.iter_mut().skip(lane).step_by(panel.width).enumerate();
-                match elements {
-                    Elements::F32 => {
-                        widen(set, values, &mut row[..columns]);
-                        steps.for_each(|(depth, out)| *out = row[depth]);
+            let out = &mut out[panel.rows.start * steps..][..panel.width * steps];
+            for first in (0..panel.width).step_by(set.lanes()) {
+                for (lane, row) in rows.chunks_exact_mut(steps).take(set.lanes()).enumerate() {
+                    let index = panel.rows.start + first + lane;
+                    if index >= panel.rows.end {
+                        row.fill(0.0);
+                        continue;
                     }
-                    Elements::Pairs => {
-                        let bits = |index: usize| values.get(index).map_or(0, |value| value.to_f32().to_bits() >> 16);
-                        steps.for_each(|(depth, out)| {
-                            *out = f32::from_bits(bits(2 * depth) | (bits(2 * depth + 1) << 16))
-                        });
+                    let (head, query) = self.row(index);
+                    let values = tensor.row(self.sequence.queries_at(head, query), 0);
+                    match elements {
+                        Elements::F32 => widen(set, values, &mut row[..columns]),
+                        Elements::Pairs => copy_pairs(values, row),
                     }
                 }
+                simd::transpose_rows(set, rows, steps, &mut out[first..], panel.width, steps);
             }
         }
     }
@@ -102,7 +101,7 @@ impl Block {
 impl Panel {
     /// What [`Block::load_transposed`] left for this panel of a tensor with so many columns.
     pub fn transposed<'a>(&self, elements: Elements, values: &'a [f32], columns: usize) -> Right<'a> {
-        Right { values: &values[self.rows.start * depth(elements, columns)..], stride: self.width }
+        Right { values: &values[self.rows.start * depth(elements, columns)..], stride: self.width, first: 0 }
     }
 }
 
@@ -176,6 +175,11 @@ pub(super) fn drop_weights<T: Float>(
         let factors = &factors[..keys.len()];
         elements[lane..].iter_mut().step_by(stride).zip(factors).for_each(|(element, factor)| apply(element, *factor));
     }
+}
+
+/// Scratch memory for a row a lane.
+pub(super) const fn lane_elements(columns: usize) -> usize {
+    simd::LANES * columns
 }
 
 /// Elements of scratch memory for the rows of a block, transposed.

@@ -4,7 +4,9 @@ use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 use crate::attention::{Operands, Problem};
-use crate::cpu::attention::block::{Block, Panel, apply_options, block_elements, drop_weights, hide_by_position};
+use crate::cpu::attention::block::{
+    Block, Panel, apply_options, block_elements, drop_weights, hide_by_position, lane_elements,
+};
 use crate::cpu::attention::inputs::{Inputs, RowsAt, within};
 use crate::cpu::attention::operand::{
     LeftTile, RightTile, depth, elements, right_elements, tile_elements, whole_pairs,
@@ -32,14 +34,14 @@ fn areas(problem: &Problem) -> [usize; 11] {
         block_elements(d),
         tile_elements(d),
         right_elements(BLOCK_KV, dv),
-        BLOCK_KV * PANEL_LANES,
+        BLOCK_KV * BLOCK_Q,
         BLOCK_Q * dv,
         BLOCK_Q * dv,
         BLOCK_Q,
         BLOCK_Q,
         BLOCK_Q,
         BLOCK_Q,
-        d.max(dv),
+        lane_elements(d.max(dv)),
     ]
 }
 
@@ -68,13 +70,13 @@ struct Scratch<'a> {
     k: &'a mut [f32],
     /// A tile of values, but for few queries.
     v: &'a mut [f32],
-    /// Scores, then weights, of a panel: a row a key, a lane a query.
-    panel: &'a mut [f32],
+    /// Scores, then weights, of panels: a row a key, a lane a query.
+    panels: &'a mut [f32],
     /// The results of a range of keys, and those of the ranges so far.
     range: State<'a>,
     total: State<'a>,
-    /// One row in f32.
-    row: &'a mut [f32],
+    /// A row a lane.
+    rows: &'a mut [f32],
 }
 
 /// The results of a block's rows for some keys.
@@ -113,9 +115,9 @@ impl State<'_> {
 
 impl<'a> Scratch<'a> {
     fn new(slot: &'a mut [f32], problem: &Problem) -> Scratch<'a> {
-        let [q, k, v, panel, sums, total_sums, max, sum, total_max, total_sum, row] = split(slot, areas(problem));
+        let [q, k, v, panels, sums, total_sums, max, sum, total_max, total_sum, rows] = split(slot, areas(problem));
         let range = State { sums, max, sum };
-        Scratch { q, k, v, panel, range, total: State { sums: total_sums, max: total_max, sum: total_sum }, row }
+        Scratch { q, k, v, panels, range, total: State { sums: total_sums, max: total_max, sum: total_sum }, rows }
     }
 }
 
@@ -181,7 +183,11 @@ fn forward_typed<T: Float, O: Float>(
     workspace: &mut Workspace,
 ) -> Result<()> {
     let units = Units::new(problem);
-    let elements = elements(set, problem.dtype);
+    // Tiles are for many rows: a few are bound by memory, and read keys and values as they lie.
+    let elements = match set.multiplies_tiles() && !problem.is_packed && units.rows <= simd::FEW {
+        true => Elements::F32,
+        false => elements(set, problem.dtype),
+    };
     let forward = Forward { inputs: Inputs::<T>::new(set, problem, operands)?, units, elements };
     let layout = *output.layout();
     let lse = lse.as_mut().map(|lse| lse.host_mut::<f32>()).transpose()?;
@@ -194,6 +200,7 @@ fn forward_typed<T: Float, O: Float>(
     });
     let Some(partial) = partial else {
         rows.for_each_task(units.rows, BLOCK_Q, slots, |slot, range, writer| {
+            let _tiles = set.hold_tiles();
             forward.compute_rows::<O>(&mut Scratch::new(slot, problem), range, writer);
         });
         return Ok(());
@@ -205,6 +212,7 @@ fn forward_typed<T: Float, O: Float>(
     let outputs = RowOutputs::new(partial, &parts, [None, None]);
     outputs.for_each_task(parts.shape()[0], 1, slots, |slot, task, writer| {
         let (block, range) = (task.start / ranges(problem), task.start % ranges(problem));
+        let _tiles = set.hold_tiles();
         forward.compute_part(&mut Scratch::new(slot, problem), block, range, writer.row(task.start));
     });
     let partial = &*partial;
@@ -317,7 +325,7 @@ impl<T: Float> Forward<'_, T> {
 
     fn load_queries(&self, scratch: &mut Scratch<'_>, block: &Block) {
         let Inputs { set, q, .. } = &self.inputs;
-        block.load_transposed(*set, self.elements, q, scratch.q, scratch.row);
+        block.load_transposed(*set, self.elements, q, scratch.q, scratch.rows);
     }
 
     /// Leaves the results of a range of keys in scratch memory; returns whether any is seen.
@@ -325,7 +333,7 @@ impl<T: Float> Forward<'_, T> {
         let Inputs { set, k, v, .. } = &self.inputs;
         let place = self.inputs.place(&block.sequence, block.first.0);
         let queries = block.queries(&(0..block.count));
-        let Scratch { q, k: k_area, v: v_area, panel: scores, range: state, .. } = scratch;
+        let Scratch { q, k: k_area, v: v_area, panels: scores, range: state, .. } = scratch;
         let mut is_empty = true;
         for first in place.key_tiles(&queries, &(range * RANGE_KV..(range + 1) * RANGE_KV)) {
             if std::mem::take(&mut is_empty) {
@@ -333,7 +341,7 @@ impl<T: Float> Forward<'_, T> {
             }
             let rows = place.rows_of_tile(&queries, first);
             let at = block.sequence.keys_at(block.kv_head, first);
-            if block.count <= simd::FEW {
+            if block.count <= simd::FEW && !(set.multiplies_tiles() && self.elements == Elements::Pairs) {
                 let panel = Panel { rows: 0..block.count, width: set.lanes() };
                 let tile = Tile::new(first, at, rows.clone(), self.elements);
                 self.scores_of_few(&panel, &tile, q, k_area, scores);
@@ -343,14 +351,31 @@ impl<T: Float> Forward<'_, T> {
             }
             let k = LeftTile::new(*set, self.elements, k, at, &rows, k_area);
             let v = RightTile::new(*set, self.elements, v, at, &rows, v_area);
-            for panel in block.panels(*set) {
+            let with_tile = |panel: Panel| {
                 let seen = place.rows_of_tile(&block.queries(&panel.rows), first);
-                if !seen.is_empty() {
-                    let tile = Tile::new(first, at, seen, self.elements);
+                (!seen.is_empty()).then(|| (Tile::new(first, at, seen, self.elements), panel))
+            };
+            if !set.multiplies_tiles() {
+                for (tile, panel) in block.panels(*set).filter_map(with_tile) {
                     self.scores(&panel, &tile, q, &k, 0, scores);
                     let rescale = self.weigh(block, &panel, &tile, scores, state);
                     self.add_values(&panel, &tile, &rescale, &v, scores, state);
                 }
+                continue;
+            }
+            // The unit for tiles takes some time from its last product to the next: it has those of all panels at once.
+            let mut rescale = [0.0; BLOCK_Q];
+            let lanes = |panel: &Panel| panel.rows.start..panel.rows.start + panel.width;
+            let area = |panel: &Panel| panel.rows.start * BLOCK_KV..(panel.rows.start + panel.width) * BLOCK_KV;
+            for (tile, panel) in block.panels(*set).filter_map(with_tile) {
+                self.scores(&panel, &tile, q, &k, 0, &mut scores[area(&panel)]);
+            }
+            for (tile, panel) in block.panels(*set).filter_map(with_tile) {
+                let of_panel = self.weigh(block, &panel, &tile, &mut scores[area(&panel)], state);
+                rescale[lanes(&panel)].copy_from_slice(&of_panel[..panel.width]);
+            }
+            for (tile, panel) in block.panels(*set).filter_map(with_tile) {
+                self.add_values(&panel, &tile, &rescale[lanes(&panel)], &v, &scores[area(&panel)], state);
             }
         }
         !is_empty
@@ -410,13 +435,14 @@ impl<T: Float> Forward<'_, T> {
         let mut rescale = [0.0; PANEL_LANES];
         let lanes = panel.rows.start..panel.rows.start + width;
         let running = Running { max: &mut state.max[lanes.clone()], sum: &mut state.sum[lanes], rescale: &mut rescale };
-        simd::softmax_panel(set, all_scores, width, self.factor(), running);
-        if scoring.has_dropout() {
+        let (has_pairs, has_dropout) = (self.elements == Elements::Pairs, scoring.has_dropout());
+        simd::softmax_panel(set, all_scores, width, self.factor(), running, has_pairs && !has_dropout);
+        if has_dropout {
             let weights = &mut all_scores[tile.before * width..][..keys.len() * width];
             drop_weights(scoring, &place, block, panel, &keys, weights, width, |weight, factor| *weight *= factor);
-        }
-        if self.elements == Elements::Pairs {
-            simd::pair_rows(set, all_scores, width);
+            if has_pairs {
+                simd::pair_rows(set, all_scores, width);
+            }
         }
         rescale
     }

@@ -237,6 +237,16 @@ impl<'a, T: Float> HeadRows<'a, T> {
         let start = at.entry * batch + at.head * head + at.first * row;
         (T::DTYPE == DType::F32).then(|| (&bytemuck::cast_slice(self.values)[start..], row))
     }
+
+    /// From the first row on as pairs of 16-bit elements, with the distance of neighbouring rows in pairs; `None` if rows do not begin
+    /// and end with a pair, or they are of another type.
+    pub fn as_pairs(&self, at: RowsAt) -> Option<(&'a [f32], usize)> {
+        let [batch, head, row] = self.strides;
+        let values = &self.values[at.entry * batch + at.head * head + at.first * row..];
+        let is_whole = size_of::<T>() == 2 && self.columns.is_multiple_of(2) && row.is_multiple_of(2);
+        let pairs = &values[..values.len() / 2 * 2];
+        is_whole.then(|| bytemuck::try_cast_slice(pairs).ok())?.map(|pairs| (pairs, row / 2))
+    }
 }
 
 /// A tensor `[batch, heads, len_q, len_kv]` in which dimensions of size 1 are broadcast.

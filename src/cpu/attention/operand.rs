@@ -33,6 +33,14 @@ pub(super) fn whole_pairs(elements: Elements, rows: &Range<usize>) -> Range<usiz
     }
 }
 
+/// Copies a row of bf16, whose neighbours are pairs as they lie; the last one of an odd number is paired with 0.
+pub(super) fn copy_pairs<T: Float>(row: &[T], out: &mut [f32]) {
+    let row: &[u8] = bytemuck::cast_slice(row);
+    let (out, padding) = bytemuck::cast_slice_mut(out).split_at_mut(row.len());
+    out.copy_from_slice(row);
+    padding.fill(0);
+}
+
 /// Joins two rows of bf16 into pairs; a row that is absent, and what is past the end, is 0.
 fn join(low: Option<&[u16]>, high: Option<&[u16]>, out: &mut [f32]) {
     let columns = low.or(high).map_or(0, <[u16]>::len);
@@ -65,7 +73,11 @@ impl<'a> LeftTile<'a> {
         rows: &Range<usize>,
         scratch: &'a mut [f32],
     ) -> LeftTile<'a> {
-        if let Some((values, stride)) = tensor.as_f32(at) {
+        let in_place = match elements {
+            Elements::F32 => tensor.as_f32(at),
+            Elements::Pairs => tensor.as_pairs(at),
+        };
+        if let Some((values, stride)) = in_place {
             return LeftTile { values, stride };
         }
         let stride = depth(elements, tensor.columns());
@@ -73,12 +85,7 @@ impl<'a> LeftTile<'a> {
             let out = &mut scratch[row * stride..][..stride];
             match elements {
                 Elements::F32 => widen(set, tensor.row(at, row), out),
-                Elements::Pairs => {
-                    let row: &[u8] = bytemuck::cast_slice(tensor.row(at, row));
-                    let (out, padding) = bytemuck::cast_slice_mut(out).split_at_mut(row.len());
-                    out.copy_from_slice(row);
-                    padding.fill(0);
-                }
+                Elements::Pairs => copy_pairs(tensor.row(at, row), out),
             }
         }
         LeftTile { values: scratch, stride }
@@ -143,7 +150,8 @@ impl<'a> RightTile<'a> {
     /// From a row of the tile on; of pairs, an even one.
     pub fn rows_from(&self, row: usize) -> Right<'_> {
         debug_assert!(self.elements == Elements::F32 || row.is_multiple_of(2));
-        Right { values: &self.values[depth(self.elements, row) * self.stride..], stride: self.stride }
+        let first = depth(self.elements, row);
+        Right { values: &self.values[first * self.stride..], stride: self.stride, first }
     }
 }
 

@@ -119,6 +119,13 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     fn pairs(self, low: __m512, high: __m512) -> __m512 {
         unsafe {
+            if BF16 {
+                // Both vectors come out one after the other.
+                let places: [u16; 32] = std::array::from_fn(|place| (place / 2 + place % 2 * 16) as u16);
+                let rounded = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+                let joined = _mm512_permutexvar_epi16(_mm512_loadu_si512(places.as_ptr().cast()), rounded);
+                return _mm512_castsi512_ps(joined);
+            }
             // No closure: it would be compiled without AVX-512, and call each instruction as a function.
             let (low, high) = (nearest_bf16(low), nearest_bf16(high));
             _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high)))

@@ -7,6 +7,8 @@
 )]
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -20,6 +22,8 @@ mod rows;
 mod slices;
 #[cfg(test)]
 mod tests;
+#[cfg(any(test, target_arch = "x86_64"))]
+mod tiles;
 mod vector;
 
 use std::sync::OnceLock;
@@ -32,7 +36,16 @@ pub(crate) use rows::{
     Stats, Store, add, central_sum, dot, hide, log_softmax_gradients, multiply_nonzero, narrow, norm_gradients,
     normalize, scale, softcap, softmax, softmax_gradients, subtract_distances, widen,
 };
+#[cfg(target_arch = "x86_64")]
+use tiles::Tiles as _;
 use vector::{Simd, vectorized};
+
+/// What [`InstructionSet::hold_tiles`] returns where there are tiles.
+#[cfg(target_arch = "x86_64")]
+pub(crate) type HeldTiles = amx::Held;
+/// Without tiles there is nothing to hold.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) type HeldTiles = std::convert::Infallible;
 
 /// The lanes of the longest vector; row lengths in scratch memory are multiples of it.
 pub(crate) const LANES: usize = 16;
@@ -48,15 +61,20 @@ pub(crate) enum InstructionSet {
     Avx512(avx512::Avx512<false>),
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16(avx512::Avx512<true>),
+    #[cfg(target_arch = "x86_64")]
+    Amx(amx::Amx),
     /// As wide as AVX-512 and with products of bf16 pairs, but by plain Rust.
     #[cfg(test)]
     PortablePairs,
+    /// The same with products of tiles.
+    #[cfg(test)]
+    PortableTiles,
 }
 
 impl InstructionSet {
     /// Every name that [`InstructionSet::named`] knows on this kind of processor.
     #[cfg(target_arch = "x86_64")]
-    pub const NAMES: &[&str] = &["portable", "avx2", "avx512", "avx512_bf16"];
+    pub const NAMES: &[&str] = &["portable", "avx2", "avx512", "avx512_bf16", "amx"];
     /// Every name that [`InstructionSet::named`] knows on this kind of processor.
     #[cfg(not(target_arch = "x86_64"))]
     pub const NAMES: &[&str] = &["portable"];
@@ -71,6 +89,8 @@ impl InstructionSet {
             "avx512" => avx512::Avx512::detect().map(InstructionSet::Avx512),
             #[cfg(target_arch = "x86_64")]
             "avx512_bf16" => avx512::Avx512::detect().map(InstructionSet::Avx512Bf16),
+            #[cfg(target_arch = "x86_64")]
+            "amx" => amx::Amx::detect().map(InstructionSet::Amx),
             _ => None,
         }
     }
@@ -83,7 +103,7 @@ impl InstructionSet {
     /// Everything that can be tested on this processor.
     #[cfg(test)]
     pub fn all() -> impl Iterator<Item = InstructionSet> {
-        InstructionSet::available().chain([InstructionSet::PortablePairs])
+        InstructionSet::available().chain([InstructionSet::PortablePairs, InstructionSet::PortableTiles])
     }
 
     /// The best one that the processor has.
@@ -101,8 +121,12 @@ impl InstructionSet {
             InstructionSet::Avx512(_) => "avx512",
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx512Bf16(_) => "avx512_bf16",
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Amx(_) => "amx",
             #[cfg(test)]
             InstructionSet::PortablePairs => "portable_pairs",
+            #[cfg(test)]
+            InstructionSet::PortableTiles => "portable_tiles",
         }
     }
 
@@ -113,9 +137,11 @@ impl InstructionSet {
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx2(_) => avx2::Avx2::LANES,
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx512(_) | InstructionSet::Avx512Bf16(_) => avx512::Avx512::<true>::LANES,
+            InstructionSet::Avx512(_) | InstructionSet::Avx512Bf16(_) | InstructionSet::Amx(_) => {
+                avx512::Avx512::<true>::LANES
+            }
             #[cfg(test)]
-            InstructionSet::PortablePairs => portable::WidePortable::LANES,
+            InstructionSet::PortablePairs | InstructionSet::PortableTiles => portable::WidePortable::LANES,
         }
     }
 
@@ -123,18 +149,72 @@ impl InstructionSet {
     pub fn multiplies_pairs(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx512Bf16(_) => true,
+            InstructionSet::Avx512Bf16(_) | InstructionSet::Amx(_) => true,
             #[cfg(test)]
-            InstructionSet::PortablePairs => true,
+            InstructionSet::PortablePairs | InstructionSet::PortableTiles => true,
             _ => false,
+        }
+    }
+
+    /// Whether those products are of tiles, which few rows do not slow down.
+    pub fn multiplies_tiles(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Amx(_) => true,
+            #[cfg(test)]
+            InstructionSet::PortableTiles => true,
+            _ => false,
+        }
+    }
+
+    /// Makes this thread ready for many products, until the result is dropped.
+    pub fn hold_tiles(self) -> Option<HeldTiles> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Amx(amx) => Some(amx.hold()),
+            _ => None,
+        }
+    }
+
+    /// The set without its products of tiles, which only [`product`] knows.
+    fn of_vectors(self) -> InstructionSet {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Amx(amx) => InstructionSet::Avx512Bf16(amx.avx512()),
+            #[cfg(test)]
+            InstructionSet::PortableTiles => InstructionSet::PortablePairs,
+            set => set,
         }
     }
 }
 
+/// The product of `[m, depth]` and `[depth, n]`, by which c is updated; n is a multiple of the set's lanes, and rows of c are
+/// `c_stride` apart.
+#[allow(clippy::too_many_arguments, reason = "two matrices, and where their product goes")]
+pub(crate) fn product(
+    set: InstructionSet,
+    elements: Elements,
+    a: Left<'_>,
+    b: Right<'_>,
+    c: &mut [f32],
+    c_stride: usize,
+    update: Update<'_>,
+    size: [usize; 3],
+) {
+    match (set, elements) {
+        #[cfg(target_arch = "x86_64")]
+        (InstructionSet::Amx(amx), Elements::Pairs) => amx.product(a, b, c, c_stride, update, size),
+        #[cfg(test)]
+        (InstructionSet::PortableTiles, Elements::Pairs) => {
+            tiles::product(portable::WidePortable, a, b, c, c_stride, update, size);
+        }
+        _ => product_of_vectors(set, elements, a, b, c, c_stride, update, size),
+    }
+}
+
 vectorized! {
-    /// The product of `[m, depth]` and `[depth, n]`, by which c is updated; n is a multiple of the set's lanes, and rows of c are
-    /// `c_stride` apart.
-    pub(crate) fn product<'a>(
+    /// [`product`] without tiles.
+    fn product_of_vectors<'a>(
         elements: Elements, a: Left<'a>, b: Right<'a>, c: &mut [f32], c_stride: usize, update: Update<'a>, size: [usize; 3],
     ) = product::product;
 
@@ -152,8 +232,10 @@ vectorized! {
     ) = few::values_of_few;
 
     /// Replaces a panel's scores by `2^(factor * (score - max))`, with each lane's new maximum, and updates what the lanes have seen.
-    /// `scores` are whole rows of `width` lanes.
-    pub(crate) fn softmax_panel(scores: &mut [f32], width: usize, factor: f32, running: Running<'_>) = panel::softmax_panel;
+    /// `scores` are whole rows of `width` lanes. Where `joins`, rows 2i and 2i + 1 become row i, as [`pair_rows`] joins them.
+    pub(crate) fn softmax_panel(
+        scores: &mut [f32], width: usize, factor: f32, running: Running<'_>, joins: bool,
+    ) = panel::softmax_panel;
 
     /// Sets to `-inf` the scores of keys that their lane does not see. Sizes are the lanes, the distance of rows, and the rows.
     pub(crate) fn hide_outside(scores: &mut [f32], size: [usize; 3], keys: LaneKeys<'_>) = panel::hide_outside;
@@ -170,6 +252,12 @@ vectorized! {
     pub(crate) fn gradient_panel(
         panels: [&mut [f32]; 2], kept: &[f32], size: [usize; 3], factor: f32, lanes: [&[f32]; 2],
     ) = panel::gradient_panel;
+
+    /// Makes lanes of rows: element c of the i-th row, of as many as the set has lanes and `stride` apart, becomes lane i of row c of
+    /// a panel, whose rows lie `width` apart.
+    pub(crate) fn transpose_rows(
+        rows: &[f32], stride: usize, panel: &mut [f32], width: usize, columns: usize,
+    ) = panel::transpose_rows;
 
     /// Joins rows 2i and 2i + 1 of a panel into row i, as pairs of bf16.
     pub(crate) fn pair_rows(panel: &mut [f32], width: usize) = panel::pair_rows;

@@ -23,18 +23,27 @@ pub(crate) struct LaneKeys<'a> {
 }
 
 /// Replaces scores by `2^(factor * (score - max))`, with each lane's new maximum, and updates what the lanes have seen. `scores` are
-/// whole rows of `width` lanes.
+/// whole rows of `width` lanes. Where `joins`, rows 2i and 2i + 1 become row i, as [`pair_rows`] joins them.
 #[inline(always)]
-pub(super) fn softmax_panel<S: Simd>(s: S, scores: &mut [f32], width: usize, factor: f32, running: Running<'_>) {
+pub(super) fn softmax_panel<S: Simd>(
+    s: S,
+    scores: &mut [f32],
+    width: usize,
+    factor: f32,
+    running: Running<'_>,
+    joins: bool,
+) {
     let Running { max, sum, rescale } = running;
-    assert!(width.is_multiple_of(S::LANES) && scores.len().is_multiple_of(width));
+    assert!(width.is_multiple_of(S::LANES) && scores.len().is_multiple_of(if joins { 2 * width } else { width }));
     assert!(max.len() >= width && sum.len() >= width && rescale.len() >= width);
     let mut column = 0;
     while column < width {
         let columns = Columns { s, scores, width, column, factor, max, sum, rescale };
-        column += match (width - column) / S::LANES {
-            2.. => columns.softmax::<2>(),
-            _ => columns.softmax::<1>(),
+        column += match ((width - column) / S::LANES, joins) {
+            (2.., false) => columns.softmax::<2, 1>(),
+            (2.., true) => columns.softmax::<2, 2>(),
+            (_, false) => columns.softmax::<1, 1>(),
+            (_, true) => columns.softmax::<1, 2>(),
         };
     }
 }
@@ -51,9 +60,9 @@ struct Columns<'a, S> {
 }
 
 impl<S: Simd> Columns<'_, S> {
-    /// C vectors of every row; returns their lanes.
+    /// C vectors of every row, of which J become one; returns their lanes.
     #[inline(always)]
-    fn softmax<const C: usize>(self) -> usize {
+    fn softmax<const C: usize, const J: usize>(self) -> usize {
         let Columns { s, scores, width, column, factor, max, sum, rescale } = self;
         let (rows, factor) = (scores.len() / width, s.splat(factor));
         let at = |vector: usize| column + vector * S::LANES;
@@ -79,12 +88,20 @@ impl<S: Simd> Columns<'_, S> {
                 s.store::<false>(rescale.as_mut_ptr().add(at(vector)), change);
                 s.store::<false>(max.as_mut_ptr().add(at(vector)), larger);
             }
-            for row in 0..rows {
+            for row in 0..rows / J {
                 for vector in 0..C {
-                    let place = scores.add(row * width + at(vector));
-                    let exponential = exp2(s, s.mul(s.sub(s.load(place), base[vector]), factor));
-                    s.store::<false>(place, exponential);
-                    sums[vector] = s.add(sums[vector], exponential);
+                    let mut exponentials = [s.splat(0.0); J];
+                    for (joined, exponential) in exponentials.iter_mut().enumerate() {
+                        let score = s.load(scores.add((J * row + joined) * width + at(vector)));
+                        *exponential = exp2(s, s.mul(s.sub(score, base[vector]), factor));
+                        sums[vector] = s.add(sums[vector], *exponential);
+                    }
+                    let weights = match exponentials[..] {
+                        [low, high] => s.pairs(low, high),
+                        _ => exponentials[0],
+                    };
+                    // Rows of which one is made are behind it, or just read.
+                    s.store::<false>(scores.add(row * width + at(vector)), weights);
                 }
             }
             for (vector, sums) in sums.into_iter().enumerate() {
@@ -120,6 +137,39 @@ pub(super) fn hide_outside<S: Simd>(s: S, scores: &mut [f32], size: [usize; 3], 
                 let is_seen = s.or(in_window, s.is_less(key, prefix));
                 s.store::<false>(place, s.select(is_seen, s.load(place), s.splat(f32::NEG_INFINITY)));
             }
+        }
+    }
+}
+
+/// Makes lanes of rows: element c of the i-th row, of as many as there are lanes and `stride` apart, becomes lane i of row c of a panel,
+/// whose rows lie `width` apart.
+#[inline(always)]
+pub(super) fn transpose_rows<S: Simd>(
+    s: S,
+    rows: &[f32],
+    stride: usize,
+    panel: &mut [f32],
+    width: usize,
+    columns: usize,
+) {
+    const STEP: usize = 8;
+    if columns == 0 {
+        return;
+    }
+    assert!(columns <= stride && (S::LANES - 1) * stride + columns <= rows.len());
+    assert!(S::LANES <= width && (columns - 1) * width + S::LANES <= panel.len());
+    let whole = columns - columns % STEP;
+    for column in (0..whole).step_by(STEP) {
+        // SAFETY: `STEP` elements of every row from this column on, and as many rows of the panel, lie within their slices.
+        unsafe {
+            for (index, lanes) in s.load_transposed(rows.as_ptr().add(column), stride).into_iter().enumerate() {
+                s.store::<false>(panel.as_mut_ptr().add((column + index) * width), lanes);
+            }
+        }
+    }
+    for column in whole..columns {
+        for (lane, to) in panel[column * width..][..S::LANES].iter_mut().enumerate() {
+            *to = rows[lane * stride + column];
         }
     }
 }

@@ -3,6 +3,8 @@
 
 use half::{bf16, f16};
 
+#[cfg(test)]
+use super::tiles::{Rows, SIDE, Tiles};
 use super::vector::Simd;
 
 /// Four lanes: a register of SSE2 or NEON.
@@ -152,3 +154,47 @@ macro_rules! portable {
 portable!(Portable, 4);
 #[cfg(test)]
 portable!(WidePortable, 16);
+
+/// Tiles in memory.
+#[cfg(test)]
+impl Tiles for WidePortable {
+    type Vectors = WidePortable;
+
+    fn vectors(self) -> WidePortable {
+        self
+    }
+
+    type Held = ();
+
+    fn hold(self) {}
+
+    unsafe fn multiply<const R: usize, const C: usize>(
+        self,
+        a: Rows,
+        b: Rows,
+        groups: usize,
+        c: *mut f32,
+        stride: usize,
+        adds: bool,
+    ) {
+        let halves = |pair: f32| [pair.to_bits() << 16, pair.to_bits() & 0xffff_0000].map(f32::from_bits);
+        for (row, column) in (0..R * SIDE).flat_map(|row| (0..C * SIDE).map(move |column| (row, column))) {
+            // SAFETY: as the caller promises.
+            unsafe {
+                let to = c.add(row * stride + column);
+                let mut sum = if adds { *to } else { 0.0 };
+                for group in 0..groups {
+                    let mut parts = [0.0; 2];
+                    for depth in 0..SIDE {
+                        let left = *a.at[row / SIDE].add(group * a.step + row % SIDE * a.stride + depth);
+                        let right = *b.at[column / SIDE].add(group * b.step + depth * b.stride + column % SIDE);
+                        let (left, right) = (halves(left), halves(right));
+                        parts = [0, 1].map(|half| parts[half] + left[half] * right[half]);
+                    }
+                    sum += parts[0] + parts[1];
+                }
+                *to = sum;
+            }
+        }
+    }
+}

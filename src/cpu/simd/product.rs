@@ -7,9 +7,9 @@ use super::vector::Simd;
 /// strides is 1.
 #[derive(Clone, Copy)]
 pub(crate) struct Left<'a> {
-    values: &'a [f32],
-    row_stride: usize,
-    depth_stride: usize,
+    pub(super) values: &'a [f32],
+    pub(super) row_stride: usize,
+    pub(super) depth_stride: usize,
 }
 
 impl<'a> Left<'a> {
@@ -29,6 +29,9 @@ impl<'a> Left<'a> {
 pub(crate) struct Right<'a> {
     pub values: &'a [f32],
     pub stride: usize,
+    /// Which step of depth its first row is in the whole that it is a part of: sums that take steps in groups begin theirs alike,
+    /// whatever part they are of.
+    pub first: usize,
 }
 
 /// What becomes of what c held.
@@ -50,6 +53,31 @@ pub(crate) enum Elements {
     Pairs,
 }
 
+/// Panics unless every element of the product `[m, depth]` by `[depth, n]` lies within the slices, and rows are whole vectors.
+#[inline(always)]
+pub(super) fn check(
+    a: Left<'_>,
+    b: Right<'_>,
+    c: &[f32],
+    c_stride: usize,
+    update: Update<'_>,
+    [m, n, depth]: [usize; 3],
+    lanes: usize,
+) {
+    assert!(n.is_multiple_of(lanes), "rows are padded to whole vectors");
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!((m - 1) * c_stride + n <= c.len());
+    if depth > 0 {
+        assert!((m - 1) * a.row_stride + (depth - 1) * a.depth_stride < a.values.len());
+        assert!((depth - 1) * b.stride + n <= b.values.len());
+    }
+    if let Update::ScaleAdd(factors) = update {
+        assert!(factors.len() >= m);
+    }
+}
+
 /// The product of `[m, depth]` and `[depth, n]`; n is a multiple of the lanes. Rows of c are `c_stride` apart.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "two matrices, and where their product goes")]
@@ -61,20 +89,12 @@ pub(super) fn product<'a, S: Simd>(
     c: &mut [f32],
     c_stride: usize,
     update: Update<'a>,
-    [m, n, depth]: [usize; 3],
+    size: [usize; 3],
 ) {
-    assert!(n.is_multiple_of(S::LANES), "rows are padded to whole vectors");
+    let [m, n, depth] = size;
+    check(a, b, c, c_stride, update, size, S::LANES);
     if m == 0 || n == 0 {
         return;
-    }
-    // Every element that is touched below lies within these bounds.
-    assert!((m - 1) * c_stride + n <= c.len());
-    if depth > 0 {
-        assert!((m - 1) * a.row_stride + (depth - 1) * a.depth_stride < a.values.len());
-        assert!((depth - 1) * b.stride + n <= b.values.len());
-    }
-    if let Update::ScaleAdd(factors) = update {
-        assert!(factors.len() >= m);
     }
     let task = Task { s, a, b, c: c.as_mut_ptr(), c_stride, update, m, depth };
     match elements {
@@ -100,7 +120,8 @@ struct Task<'a, S> {
 
 impl<S: Simd> Task<'_, S> {
     /// Tiles of R rows and C vectors: R * C sums, C vectors of b and one element of a fit the registers, and there are at least
-    /// 8 sums, so that one multiply-add need not wait for the one before.
+    /// 8 sums, so that one multiply-add need not wait for the one before. More rows than 8 would need more addresses than there are
+    /// registers.
     #[inline(always)]
     fn columns<const PAIRS: bool>(&self, n: usize) {
         let vectors = n / S::LANES;
@@ -110,10 +131,9 @@ impl<S: Simd> Task<'_, S> {
             column += match (S::HAS_MANY_REGISTERS, self.m, left) {
                 (_, ..=1, 8..) => self.rows::<PAIRS, 1, 8>(column),
                 (_, ..=3, 4..) => self.rows::<PAIRS, 3, 4>(column),
-                (true, _, 2..) => self.rows::<PAIRS, 12, 2>(column),
-                (true, _, _) => self.rows::<PAIRS, 16, 1>(column),
+                (true, _, 2..) => self.rows::<PAIRS, 8, 2>(column),
                 (false, _, 2..) => self.rows::<PAIRS, 6, 2>(column),
-                (false, _, _) => self.rows::<PAIRS, 8, 1>(column),
+                _ => self.rows::<PAIRS, 8, 1>(column),
             };
         }
     }
@@ -149,7 +169,7 @@ impl<S: Simd> Task<'_, S> {
             (1, depth_stride) => self.sums::<PAIRS, R, C>(row, column, [1, depth_stride]),
             (row_stride, _) => self.sums::<PAIRS, R, C>(row, column, [row_stride, 1]),
         };
-        // SAFETY: rows `row..row + R` and columns `column..column + C * LANES` are part of the product, whose bounds `product`
+        // SAFETY: rows `row..row + R` and columns `column..column + C * LANES` are part of the product, whose bounds `check`
         // checked.
         unsafe {
             for (r, sums) in sums.into_iter().enumerate() {
@@ -178,7 +198,7 @@ impl<S: Simd> Task<'_, S> {
     ) -> [[S::F; C]; R] {
         let Task { s, a, b, depth, .. } = *self;
         let mut sums = [[s.splat(0.0); C]; R];
-        // SAFETY: the tile is part of the product, whose bounds `product` checked.
+        // SAFETY: the tile is part of the product, whose bounds `check` checked.
         unsafe {
             let mut a_at = a.values.as_ptr().add(row * strides[0]);
             let mut b_at = b.values.as_ptr().add(column);

@@ -90,11 +90,18 @@ fn operations_are_those_of_scalars() {
                 f32::from_bits(a.to_bits() << 23),
                 f32::from_bits(bits(*a) | (bits(*b) << 16)),
             ];
+            let normal = |value: f32| if value.is_subnormal() { 0.0f32.copysign(value) } else { value };
+            let flushed = bits(normal(*a)) | (bits(normal(*b)) << 16);
             for (operation, (result, exact)) in results.iter().zip(exact).enumerate() {
                 let (result, fused) = (result[index], a.mul_add(*b, *c));
                 let is_same = result.to_bits() == exact.to_bits() || (result.is_nan() && exact.is_nan());
                 let is_fused = operation == 6 && result.to_bits() == fused.to_bits();
-                assert!(is_same || is_fused, "{set:?}: operation {operation} of {a}, {b}, {c}: {result} for {exact}");
+                // Instructions for bf16 take subnormal numbers for 0.
+                let is_flushed = operation == 12 && set.multiplies_pairs() && result.to_bits() == flushed;
+                assert!(
+                    is_same || is_fused || is_flushed,
+                    "{set:?}: operation {operation} of {a}, {b}, {c}: {result} for {exact}"
+                );
             }
         }
     }
@@ -147,7 +154,7 @@ fn products_equal_scalar_sums() {
                 [(by_rows, Update::Set), (by_columns, Update::Add), (by_rows, Update::ScaleAdd(&factors))]
             {
                 let mut c = vec![3.0f32; m * stride];
-                let right = Right { values: &b, stride };
+                let right = Right { values: &b, stride, first: 0 };
                 product(set, Elements::F32, a_matrix, right, &mut c, stride, update, [m, n, k]);
                 for (index, c) in c.iter().enumerate() {
                     let (row, column) = (index / stride, index % stride);
@@ -167,25 +174,57 @@ fn products_equal_scalar_sums() {
 
 #[test]
 fn products_of_pairs_are_sums_of_two() {
-    for set in InstructionSet::all().filter(|set| set.multiplies_pairs()) {
-        let (m, n, k) = (7, set.lanes(), 9);
-        let pair = |low: f32, high: f32| {
-            let bits = |value| u32::from(bf16::from_f32(value).to_bits());
-            f32::from_bits(bits(low) | (bits(high) << 16))
-        };
-        let value = |i: usize| (i % 13) as f32 - 6.0;
-        let a: Vec<f32> = (0..m * k).map(|i| pair(value(2 * i), value(2 * i + 1))).collect();
-        let b: Vec<f32> = (0..k * n).map(|i| pair(value(i), value(3 * i + 1))).collect();
-        let mut c = vec![0.0f32; m * n];
-        let left = Left::of_rows(&a, k);
-        product(set, Elements::Pairs, left, Right { values: &b, stride: n }, &mut c, n, Update::Set, [m, n, k]);
-        for (index, c) in c.iter().enumerate() {
-            let (row, column) = (index / n, index % n);
-            let term = |depth: usize| {
-                let (left, right) = (row * k + depth, depth * n + column);
-                value(2 * left) * value(right) + value(2 * left + 1) * value(3 * right + 1)
+    let sets = || InstructionSet::all().filter(|set| set.multiplies_pairs());
+    let rows = [1, 7, 16, 17, 32, 33, 96];
+    // Depths in parts, in whole groups of tiles and in more than are laid out together; from the start of a group and from within.
+    let depths = [(0, 0), (9, 0), (16, 0), (48, 0), (40, 5), (3, 14), (150, 0), (150, 7)];
+    for (set, m, (k, first)) in
+        sets().flat_map(|set| rows.map(|m| (set, m))).flat_map(|(set, m)| depths.map(|k| (set, m, k)))
+    {
+        for n in [set.lanes(), 2 * set.lanes(), 5 * set.lanes()] {
+            let pair = |low: f32, high: f32| {
+                let bits = |value| u32::from(bf16::from_f32(value).to_bits());
+                f32::from_bits(bits(low) | (bits(high) << 16))
             };
-            assert_eq!(*c, (0..k).map(term).sum::<f32>(), "{set:?}: ({row}, {column})");
+            let (stride, value) = (n + 5, |i: usize| (i % 13) as f32 - 6.0);
+            let a: Vec<f32> = (0..m * k).map(|i| pair(value(2 * i), value(2 * i + 1))).collect();
+            let b: Vec<f32> = (0..k * stride).map(|i| pair(value(i), value(3 * i + 1))).collect();
+            let a_transposed: Vec<f32> = (0..k * m).map(|i| a[i % m * k + i / m]).collect();
+            let factors: Vec<f32> = (0..m).map(|row| (row % 3) as f32).collect();
+            let (by_rows, by_columns) = (Left::of_rows(&a, k), Left::of_columns(&a_transposed, m));
+            for (left, update) in [
+                (by_rows, Update::Set),
+                (by_columns, Update::Set),
+                (by_columns, Update::Add),
+                (by_rows, Update::ScaleAdd(&factors)),
+            ] {
+                let mut c = vec![3.0f32; m * stride];
+                product(
+                    set,
+                    Elements::Pairs,
+                    left,
+                    Right { values: &b, stride, first },
+                    &mut c,
+                    stride,
+                    update,
+                    [m, n, k],
+                );
+                for (index, c) in c.iter().enumerate() {
+                    let (row, column) = (index / stride, index % stride);
+                    let term = |depth: usize| {
+                        let (left, right) = (row * k + depth, depth * stride + column % n);
+                        value(2 * left) * value(right) + value(2 * left + 1) * value(3 * right + 1)
+                    };
+                    let exact = (0..k).map(term).sum::<f32>();
+                    let expected = match update {
+                        _ if column >= n => 3.0,
+                        Update::Set => exact,
+                        Update::Add => 3.0 + exact,
+                        Update::ScaleAdd(factors) => 3.0 * factors[row] + exact,
+                    };
+                    assert_eq!(*c, expected, "{set:?}: ({row}, {column}) of {m} by {n}, {k} pairs from {first} on");
+                }
+            }
         }
     }
 }
@@ -234,7 +273,7 @@ fn a_panel_is_softmaxed_lane_by_lane_in_steps() {
                 rows.clone().flat_map(|row| (0..width).map(move |lane| score(row, lane))).collect();
             let mut rescale = vec![f32::NAN; width];
             let running = Running { max: &mut max, sum: &mut sum, rescale: &mut rescale };
-            softmax_panel(set, &mut panel, width, 0.5, running);
+            softmax_panel(set, &mut panel, width, 0.5, running, false);
             for (index, weight) in weights.iter_mut().enumerate() {
                 match index.checked_sub(rows.start * width).and_then(|index| panel.get(index)) {
                     Some(new) => *weight = f64::from(*new),
@@ -258,6 +297,26 @@ fn a_panel_is_softmaxed_lane_by_lane_in_steps() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn weights_are_joined_as_rows_are() {
+    for (set, vectors) in InstructionSet::all().flat_map(|set| [(set, 1), (set, 2), (set, 3)]) {
+        let width = vectors * set.lanes();
+        let scores: Vec<f32> = (0..6 * width).map(|i| (i * 7 % 31) as f32 * 0.3 - 4.0).collect();
+        let [joined, expected] = [true, false].map(|joins| {
+            let (mut panel, mut max, mut sum) = (scores.clone(), vec![0.5; width], vec![2.0; width]);
+            let mut rescale = vec![0.0; width];
+            let running = Running { max: &mut max, sum: &mut sum, rescale: &mut rescale };
+            softmax_panel(set, &mut panel, width, 0.5, running, joins);
+            if !joins {
+                pair_rows(set, &mut panel, width);
+            }
+            let bits: Vec<u32> = panel[..3 * width].iter().map(|pair| pair.to_bits()).collect();
+            (bits, max, sum, rescale)
+        });
+        assert_eq!(joined, expected, "{set:?}");
     }
 }
 
@@ -302,6 +361,21 @@ fn hidden_scores_have_no_gradient_whatever_the_rest_holds() {
                 };
                 assert!((weights[row] - weight).abs() < 1e-6 && (d_scores[row] - d_score).abs() < 1e-6, "{set:?}");
             }
+        }
+    }
+}
+
+#[test]
+fn rows_become_lanes() {
+    for (set, columns) in InstructionSet::all().flat_map(|set| [1, 7, 8, 20].map(|columns| (set, columns))) {
+        let (lanes, stride, width) = (set.lanes(), columns + 3, 2 * set.lanes());
+        let rows: Vec<f32> = (0..lanes * stride).map(|i| i as f32).collect();
+        let mut panel = vec![-1.0; columns * width];
+        transpose_rows(set, &rows, stride, &mut panel[lanes..], width, columns);
+        for (index, value) in panel.iter().enumerate() {
+            let (column, lane) = (index / width, index % width);
+            let expected = if lane < lanes { -1.0 } else { ((lane - lanes) * stride + column) as f32 };
+            assert_eq!(*value, expected, "{set:?}: ({column}, {lane}) of {columns} columns");
         }
     }
 }

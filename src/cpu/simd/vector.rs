@@ -38,7 +38,8 @@ pub(super) trait Simd: Copy {
     fn dot_pairs(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// The first and the second elements of pairs of bf16.
     fn split_pairs(self, pairs: Self::F) -> [Self::F; 2];
-    /// Rounds to bf16, to nearest, ties to even, and joins two vectors into pairs, `low` in the first places. A NaN stays one.
+    /// Rounds to bf16, to nearest, ties to even, and joins two vectors into pairs, `low` in the first places. A NaN stays one. As
+    /// with [`Simd::dot_pairs`], subnormal numbers may become 0.
     fn pairs(self, low: Self::F, high: Self::F) -> Self::F;
     /// Asks for the cache line of an address, which may be any.
     fn prefetch(self, at: *const u8);
@@ -85,7 +86,7 @@ macro_rules! vectorized {
         #[allow(clippy::too_many_arguments, reason = "a loop over several slices")]
         $visibility fn $name $(<$life>)? (set: $crate::cpu::simd::InstructionSet, $($argument: $type),*) $(-> $result)? {
             use $crate::cpu::simd::{InstructionSet, portable::Portable};
-            match set {
+            match set.of_vectors() {
                 #[cfg(target_arch = "x86_64")]
                 InstructionSet::Avx512Bf16(simd) => {
                     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma,f16c")]
@@ -122,6 +123,10 @@ macro_rules! vectorized {
                 InstructionSet::Portable => $generic(Portable, $($argument),*),
                 #[cfg(test)]
                 InstructionSet::PortablePairs => $generic($crate::cpu::simd::portable::WidePortable, $($argument),*),
+                #[cfg(target_arch = "x86_64")]
+                InstructionSet::Amx(_) => unreachable!("`of_vectors` leaves none"),
+                #[cfg(test)]
+                InstructionSet::PortableTiles => unreachable!("`of_vectors` leaves none"),
             }
         }
     )*};

@@ -1,16 +1,31 @@
-//! A CPU beside PyTorch, of the newest record of `cargo xtask compare`.
+//! A machine beside PyTorch, of the newest record of `cargo xtask compare`.
 
 use anyhow::Result;
 
 use super::blocks::{paragraph, table};
 use super::record::{COMPARE, Record, Row};
 
-/// The table of this machine; empty without a record.
-pub fn block(records: &[Record], machine: &str) -> Result<String> {
-    let Some(record) = records.iter().rev().find(|record| record.machine == machine && record.has(COMPARE)) else {
+/// PyTorch's back ends. Where other libraries are installed, a record has them too, and these tables speak of PyTorch.
+const BACKENDS: [&str; 6] = ["cudnn", "flash", "efficient", "math", "eager", "eager out"];
+
+/// The newest record of `cargo xtask compare` of this machine.
+pub fn newest<'a>(records: &'a [Record], machine: &str) -> Option<&'a Record> {
+    records.iter().rev().find(|record| record.machine == machine && record.has(COMPARE))
+}
+
+/// The lines with times of both sides.
+pub fn timed(record: &Record) -> impl Iterator<Item = Row<'_>> {
+    record.rows().filter(|row| !row.get("ratio").is_empty() && BACKENDS.contains(&row.get("backend")))
+}
+
+/// The table of this machine, of the rows that belong to it; empty without any.
+pub fn block(records: &[Record], machine: &str, belongs: &dyn Fn(&Row<'_>) -> bool) -> Result<String> {
+    let rows: Vec<Row<'_>> = newest(records, machine)
+        .map(|record| timed(record).filter(|row| is_shown(row) && belongs(row)).collect())
+        .unwrap_or_default();
+    let Some(last) = rows.last() else {
         return Ok(String::new());
     };
-    let rows: Vec<Row<'_>> = record.rows().filter(is_shown).collect();
     let mut dtypes: Vec<&str> = Vec::new();
     let mut problems: Vec<Problem<'_>> = Vec::new();
     for row in &rows {
@@ -36,36 +51,24 @@ pub fn block(records: &[Record], machine: &str) -> Result<String> {
     for problem in &problems {
         let mut cells = vec![problem.label(), problem.unit.to_string()];
         for dtype in &dtypes {
-            let same: Vec<&Row<'_>> =
-                rows.iter().filter(|row| row.get("dtype") == *dtype && Problem::of(row) == *problem).collect();
-            cells.push(cell(&same)?);
+            let is_it = |row: &Row<'_>| row.get("dtype") == *dtype && Problem::of(row) == *problem;
+            cells.push(cell(rows.iter().copied().filter(is_it))?);
         }
         lines.push(cells);
     }
     let head: Vec<String> = ["", ""].iter().chain(&dtypes).map(ToString::to_string).collect();
-    let last = rows.last().map_or_else(String::new, |row| {
-        let day = row.get("date").split(' ').next().unwrap_or_default();
-        format!(
-            "{}, {} threads on either side, {day}; warpfold {} ({}) through the Python package, PyTorch {}.",
-            row.get("device"),
-            row.get("threads"),
-            row.get("warpfold"),
-            row.get("commit"),
-            row.get("pytorch"),
-        )
-    });
-    let caption = format!("Rates, and in brackets how many times those of PyTorch. {last} From {}.", record.link());
-    Ok(format!("{}\n\n{}", table(&head, &lines), paragraph(&caption)))
+    let meaning = "Rates, and in brackets how many times those of PyTorch, by the fastest of its back ends.";
+    Ok(format!("{}\n\n{}", table(&head, &lines), paragraph(&format!("{meaning} {}", source(last)))))
 }
 
-/// Rows with times, of calls into given memory, and not of a sweep of sizes, which has plots.
+/// Of calls into given memory, and not of a sweep of sizes, which has plots.
 fn is_shown(row: &Row<'_>) -> bool {
-    !row.get("ratio").is_empty() && row.get("series").is_empty() && !row.get("problem").ends_with(" allocating")
+    row.get("series").is_empty() && !row.get("problem").ends_with(" allocating")
 }
 
-/// The rate, and the ratio to the fastest of PyTorch's back ends; of a back end's rows the last counts.
-fn cell(rows: &[&Row<'_>]) -> Result<String> {
-    let mut last: Vec<&Row<'_>> = Vec::new();
+/// Of a problem's rows: the rate, and the ratio to the fastest of the back ends; of a back end's rows the last counts.
+pub fn cell<'a>(rows: impl Iterator<Item = Row<'a>>) -> Result<String> {
+    let mut last: Vec<Row<'_>> = Vec::new();
     for row in rows {
         last.retain(|other| other.get("backend") != row.get("backend"));
         last.push(row);
@@ -84,6 +87,46 @@ fn cell(rows: &[&Row<'_>]) -> Result<String> {
     Ok(format!("{shown} ({ratio:.2})"))
 }
 
+/// Where, when and with what a row was measured, in sentences.
+pub fn source(row: &Row<'_>) -> String {
+    format!(
+        "{}; warpfold {} ({}), through the Python package, and PyTorch {} in turns in one run. From {}.",
+        place(row),
+        row.get("warpfold"),
+        row.get("commit"),
+        // "2.11, cuDNN 9": a comma would begin the next item.
+        row.get("pytorch").replace(", ", " with "),
+        row.record().link(),
+    )
+}
+
+/// Machine and day.
+fn place(row: &Row<'_>) -> String {
+    let device = row.get("device");
+    let day = row.get("date").split(' ').next().unwrap_or_default();
+    // A GPU's driver and clocks are in no column; the comments begin with them, after the device's name.
+    let comments = row.record().comments.join(" ");
+    let sentence = comments.split(". ").next().unwrap_or_default().trim_end_matches('.');
+    if sentence.starts_with(device) && sentence.ends_with(day) {
+        return sentence.to_string();
+    }
+    match row.get("threads") {
+        "" => format!("{device}, {day}"),
+        threads => format!("{device}, {threads} threads on either side, {day}"),
+    }
+}
+
+/// An operation in words.
+pub fn words(operation: &str) -> String {
+    operation.replace("layer_norm", "layer norm").replace("rms_norm", "RMS norm")
+}
+
+/// A row's problem without operation and type: `1x8x2048x64 causal`.
+pub fn shape<'a>(row: &Row<'a>) -> &'a str {
+    let begin = format!("{} {} ", row.get("operation"), row.get("dtype"));
+    row.get("problem").strip_prefix(&begin).unwrap_or(row.get("problem"))
+}
+
 /// A problem, whatever its type.
 #[derive(PartialEq)]
 struct Problem<'a> {
@@ -94,15 +137,12 @@ struct Problem<'a> {
 
 impl<'a> Problem<'a> {
     fn of(row: &Row<'a>) -> Problem<'a> {
-        let operation = row.get("operation");
-        let begin = format!("{operation} {} ", row.get("dtype"));
-        let problem = row.get("problem");
-        Problem { operation, shape: problem.strip_prefix(&begin).unwrap_or(problem), unit: row.get("unit") }
+        Problem { operation: row.get("operation"), shape: shape(row), unit: row.get("unit") }
     }
 
     /// In words, where the shape is one of those that `cargo xtask compare` has.
     fn label(&self) -> String {
-        let operation = self.operation.replace("layer_norm", "layer norm").replace("rms_norm", "RMS norm");
+        let operation = words(self.operation);
         let (first, rest) = self.shape.split_once(' ').unwrap_or((self.shape, ""));
         let sizes: Vec<&str> = first.split('x').collect();
         match (sizes.as_slice(), rest.split_once("on ")) {
@@ -123,18 +163,12 @@ impl<'a> Problem<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tables::tests::{compared, line};
 
-    fn line(operation: &str, dtype: &str, shape: &str, backend: &str, figures: [&str; 3]) -> String {
-        let [unit, rate, ratio] = figures;
-        format!(
-            "2026-01-02 10:00,abc1234,CPU,0.1.0,2.15,2,{operation},{dtype},{operation} {dtype} {shape},{backend},1,1,1,1,1,1,\
-             {unit},1,{rate},{ratio},,0,0,,,"
-        )
-    }
+    const ALL: &dyn Fn(&Row<'_>) -> bool = &|_| true;
 
     fn record(name: &str, lines: &[String]) -> Record {
-        Record::parse(&format!("benches/record/cpu/{name}.csv"), &format!("# x\n{COMPARE}\n{}\n", lines.join("\n")))
-            .unwrap()
+        Record::parse(&format!("benches/record/cpu/{name}.csv"), &compared("x", lines)).unwrap()
     }
 
     #[test]
@@ -149,7 +183,7 @@ mod tests {
             line("attention forward", "bf16", "1x8x512x64", "flash", ["GFLOP/s", "85.04", "1.049"]),
         ];
         let old = record("2026-01-01", &[line("softmax", "f32", "7x7", "eager", ["GB/s", "1", "1"])]);
-        let text = block(&[old, record("2026-01-02", &lines)], "cpu").unwrap();
+        let text = block(&[old, record("2026-01-02", &lines)], "cpu", ALL).unwrap();
         let table = text.split("\n\n").next().unwrap();
         let wanted = "| | | f32 | bf16 |\n| --- | --- | --- | --- |\n\
                       | attention forward, 512 tokens, d64 | GFLOP/s | 82 (1.08) | 85 (1.05) |\n\
@@ -158,15 +192,39 @@ mod tests {
                       | softmax, 4096 x 4096 | GB/s | 10.1 (1.32) | |\n\
                       | layer norm, 1024 x 1024 | GB/s | 18.9 (0.61) | |";
         assert_eq!(table, wanted);
-        assert!(text.contains("CPU, 2 threads on either side, 2026-01-02; warpfold 0.1.0 (abc1234)"), "{text}");
+        let caption = "CPU, 2 threads on either side, 2026-01-02; warpfold 0.1.0 (abc1234), through the Python package, and PyTorch \
+                       2.15 with cuDNN 9 in turns in one run. From [2026-01-02.csv](benches/record/cpu/2026-01-02.csv).";
+        assert!(text.replace('\n', " ").ends_with(caption), "{text}");
     }
 
     #[test]
     fn the_fastest_rival_counts_and_of_repetitions_the_last() {
         let same =
             |backend: &str, rate: &str, ratio: &str| line("softmax", "f32", "8x8", backend, ["GB/s", rate, ratio]);
-        let lines = [same("a", "10", "0.5"), same("b", "12", "1.5"), same("a", "13", "1.2")];
-        assert!(block(&[record("r", &lines)], "cpu").unwrap().contains("| softmax, 8 x 8 | GB/s | 13.0 (1.20) |"));
-        assert_eq!(block(&[record("r", &lines)], "other").unwrap(), "");
+        let lines = [same("flash", "10", "0.5"), same("math", "12", "1.5"), same("flash", "13", "1.2")];
+        assert!(block(&[record("r", &lines)], "cpu", ALL).unwrap().contains("| softmax, 8 x 8 | GB/s | 13.0 (1.20) |"));
+        assert_eq!(block(&[record("r", &lines)], "other", ALL).unwrap(), "");
+    }
+    #[test]
+    fn other_libraries_and_refusals_are_no_rivals() {
+        let same = |backend: &str, figures| line("attention forward", "bf16", "1x8x512x64", backend, figures);
+        let lines = [
+            same("flash_attn", ["TFLOP/s", "36.08", "0.5"]),
+            same("cudnn", ["", "", ""]),
+            same("efficient", ["TFLOP/s", "36.08", "1.781"]),
+            line("softmax", "bf16", "8x8", "quack", ["GB/s", "10", "0.5"]),
+        ];
+        let text = block(&[record("r", &lines)], "cpu", ALL).unwrap();
+        assert!(text.contains("| attention forward, 512 tokens, d64 | TFLOP/s | 36 (1.78) |"), "{text}");
+        assert!(!text.contains("softmax"), "{text}");
+    }
+
+    #[test]
+    fn only_rows_that_belong_are_shown() {
+        let softmax = |shape: &str| line("softmax", "f32", shape, "eager", ["GB/s", "10", "0.5"]);
+        let records = [record("r", &[softmax("8x8"), softmax("9x9")])];
+        let text = block(&records, "cpu", &|row| shape(row) == "9x9").unwrap();
+        assert!(text.contains("softmax, 9 x 9") && !text.contains("8 x 8"), "{text}");
+        assert_eq!(block(&records, "cpu", &|_| false).unwrap(), "", "a table without figures is no table");
     }
 }

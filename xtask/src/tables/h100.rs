@@ -1,302 +1,247 @@
-//! What was measured on an H100, beside PyTorch on the same kind of machine.
+//! An H100 beside PyTorch: its newest comparison, in three tables.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 
 use super::blocks::{paragraph, table};
-use super::record::{LIBRARIES, Record, Row};
+use super::compare;
+use super::record::{Record, Row};
 
 const MACHINE: &str = "h100";
+/// The table of attention holds these, however long the sequences are.
 const TOKENS: usize = 16_384;
 const COLUMNS: usize = 2048;
-
-/// Our figures and another library's, of one folder: of each, the newest.
-struct Figures<'a> {
-    records: Vec<&'a Record>,
-}
-
-/// A problem of ours and the same of the other library.
-struct Pair<'a> {
-    ours: Row<'a>,
-    theirs: Option<Row<'a>>,
-}
-
-impl<'a> Figures<'a> {
-    fn of(records: &'a [Record]) -> Figures<'a> {
-        let of_machine = |record: &&Record| record.machine == MACHINE && record.has(LIBRARIES);
-        Figures { records: records.iter().filter(of_machine).collect() }
-    }
-
-    fn find(&self, library: &str, operation: &str, problem: &str) -> Option<Row<'a>> {
-        let is_it = |row: &Row<'_>| {
-            row.get("library") == library && row.get("operation") == operation && row.get("problem") == problem
-        };
-        self.records.iter().rev().find_map(|record| record.rows().rev().find(is_it))
-    }
-
-    /// The other library's figure is that of the same file; of the newest other one, if that has none.
-    fn pair(&self, library: &str, operation: &str, problem: &str) -> Option<Pair<'a>> {
-        let ours = self.find("warpfold", operation, problem)?;
-        let same_file = Figures { records: vec![ours.record()] };
-        let theirs = same_file.find(library, operation, problem).or_else(|| self.find(library, operation, problem));
-        Some(Pair { ours, theirs })
-    }
-
-    /// The problems of an operation, in the order in which they come.
-    fn problems(&self, operation: &str) -> Vec<&'a str> {
-        let mut problems = Vec::new();
-        for row in self.records.iter().flat_map(|record| record.rows()) {
-            if row.get("library") == "warpfold"
-                && row.get("operation") == operation
-                && !problems.contains(&row.get("problem"))
-            {
-                problems.push(row.get("problem"));
-            }
-        }
-        problems
-    }
-}
-
-/// Files that figures came from, in their order, and how many from each.
-#[derive(Default)]
-struct Origins<'a> {
-    files: BTreeMap<&'a str, (&'a Record, usize)>,
-}
-
-impl<'a> Origins<'a> {
-    fn add(&mut self, row: Row<'a>) {
-        let record = row.record();
-        self.files.entry(&record.path).or_insert((record, 0)).1 += 1;
-    }
-
-    /// Links to them, the one with most figures first.
-    fn links(&self) -> String {
-        let mut files: Vec<(&Record, usize)> = self.files.values().copied().collect();
-        files.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        let links = files.iter().enumerate().map(|(index, (record, count))| match index {
-            0 => record.link(),
-            _ => format!("{} ({count} of them)", record.link()),
-        });
-        links.collect::<Vec<_>>().join(" and ")
-    }
-
-    fn main(&self) -> Option<&'a Record> {
-        self.files.values().max_by_key(|(_, count)| *count).map(|(record, _)| *record)
-    }
-
-    /// PyTorch's version, from the files' comments.
-    fn pytorch(&self) -> &'a str {
-        self.files.values().find_map(|(record, _)| record.said("PyTorch")).unwrap_or("of an unknown version")
-    }
-}
-
-/// `458 (0.86)`: the rate, and how many times the other's it is.
-fn cell<'a>(pair: &Pair<'a>, ours: &mut Origins<'a>, theirs: &mut Origins<'a>) -> Result<String> {
-    let rate = pair.ours.number("rate")?;
-    ours.add(pair.ours);
-    let Some(other) = pair.theirs else {
-        return Ok(format!("{rate:.0}"));
-    };
-    theirs.add(other);
-    Ok(format!("{rate:.0} ({:.2})", rate / other.number("rate")?))
-}
+/// The table of rows has these, of each type: 64 Mi elements.
+const SHAPES: [&str; 3] = ["65536x1024", "16384x4096", "4096x16384"];
+const DTYPES: [&str; 2] = ["bf16", "f32"];
+const ROW_OPERATIONS: [&str; 6] =
+    ["softmax", "softmax backward", "layer_norm", "layer_norm backward", "rms_norm", "rms_norm backward"];
 
 /// Attention, by pass, head_dim and mask, over the length of sequences.
 pub fn attention(records: &[Record]) -> Result<String> {
-    let figures = Figures::of(records);
-    let (mut ours, mut theirs) = (Origins::default(), Origins::default());
-    let mut lengths = BTreeSet::new();
-    let mut kinds = BTreeSet::new();
-    for operation in ["attention forward", "attention backward"] {
-        for problem in figures.problems(operation) {
-            if let Some(shape) = Shape::of(problem) {
-                lengths.insert(shape.length);
-                kinds.insert((shape.head_dim, shape.mask == "causal"));
-            }
+    let rows: Vec<(Attention, Row<'_>)> = compare::timed(newest(records)?)
+        .filter(|row| row.get("backend") == "cudnn")
+        .filter_map(|row| Some((Attention::of(&row)?, row)))
+        .collect();
+    let (_, last) = rows.last().context("no attention beside cuDNN in the newest comparison of the H100")?;
+    let lengths: BTreeSet<usize> = rows.iter().map(|(attention, _)| attention.length).collect();
+    let kinds: BTreeSet<Kind> = rows.iter().map(|(attention, _)| attention.kind).collect();
+    let mut lines = Vec::new();
+    for &kind in &kinds {
+        let mut cells = vec![kind.label()];
+        for &length in &lengths {
+            let same = rows.iter().filter(|(attention, _)| *attention == Attention { kind, length });
+            cells.push(compare::cell(same.map(|(_, row)| *row))?);
         }
+        lines.push(cells);
     }
-    let mut rows = Vec::new();
-    for pass in ["forward", "backward"] {
-        for &(head_dim, is_causal) in &kinds {
-            let mask = if is_causal { "causal" } else { "dense" };
-            let shown = if is_causal { "causal" } else { "no mask" };
-            let mut cells = vec![format!("{pass}, d{head_dim}, {shown}")];
-            for &length in &lengths {
-                let problem = Shape { length, head_dim, mask }.name();
-                let pair = figures.pair("pytorch cudnn", &format!("attention {pass}"), &problem);
-                let text = pair.map(|pair| cell(&pair, &mut ours, &mut theirs)).transpose()?;
-                cells.push(text.unwrap_or_default());
-            }
-            rows.push(cells);
-        }
-    }
-    let main = ours.main().context("no attention in the records of the H100")?;
     let head: Vec<String> = std::iter::once(String::new()).chain(lengths.iter().map(ToString::to_string)).collect();
     let caption = format!(
         "bf16 attention by the length of sequences, in all 16,384 tokens of 2048 columns; TFLOP/s, and in brackets how many \
-         times those of cuDNN, by PyTorch {}. {} Ours from {}, cuDNN's from {}.",
-        theirs.pytorch(),
-        machine(main),
-        ours.links(),
-        theirs.links(),
+         times those of cuDNN, which PyTorch calls. {}",
+        compare::source(last),
     );
-    Ok(format!("{}\n\n{}", table(&head, &rows), paragraph(&caption)))
+    Ok(format!("{}\n\n{}", table(&head, &lines), paragraph(&caption)))
 }
 
-/// What a record's first comment says of machine and day, as a sentence.
-fn machine(record: &Record) -> String {
-    let text = record.comments.first().map_or("", String::as_str);
-    format!("{}.", text.trim_end_matches('.'))
+/// Softmax and norms of large matrices, by operation, over type and shape.
+pub fn rows(records: &[Record]) -> Result<String> {
+    let rows: Vec<Row<'_>> = compare::timed(newest(records)?).filter(is_of_rows).collect();
+    let last = rows.last().context("no softmax or norm of a large matrix in the newest comparison of the H100")?;
+    let columns = || DTYPES.iter().flat_map(|dtype| SHAPES.iter().map(move |shape| (*dtype, *shape)));
+    let mut lines = Vec::new();
+    for operation in ROW_OPERATIONS {
+        let pass = if operation.ends_with(" backward") { "" } else { " forward" };
+        let mut cells = vec![format!("{}{pass}", compare::words(operation))];
+        for (dtype, shape) in columns() {
+            let is_it = |row: &Row<'_>| {
+                row.get("operation") == operation && row.get("dtype") == dtype && compare::shape(row) == shape
+            };
+            cells.push(compare::cell(rows.iter().copied().filter(is_it))?);
+        }
+        lines.push(cells);
+    }
+    let head: Vec<String> =
+        std::iter::once(String::new()).chain(columns().map(|(dtype, shape)| format!("{dtype} {shape}"))).collect();
+    let caption = format!(
+        "GB/s that must be read and written, and in brackets how many times those of PyTorch's own kernels. {}",
+        compare::source(last),
+    );
+    Ok(format!("{}\n\n{}", table(&head, &lines), paragraph(&caption)))
 }
 
-/// A problem of `cargo xtask sweep --table` as the table has them: the tokens and columns that it always has.
-struct Shape<'a> {
+/// What the two tables above do not show: small problems, decoding, attention in f32.
+pub fn other(records: &[Record]) -> Result<String> {
+    compare::block(records, MACHINE, &|row| Attention::of(row).is_none() && !is_of_rows(row))
+}
+
+fn newest(records: &[Record]) -> Result<&Record> {
+    compare::newest(records, MACHINE).context("no comparison of the H100 in benches/record/h100")
+}
+
+/// Whether a row is of the table of rows.
+fn is_of_rows(row: &Row<'_>) -> bool {
+    ROW_OPERATIONS.contains(&row.get("operation"))
+        && DTYPES.contains(&row.get("dtype"))
+        && SHAPES.contains(&compare::shape(row))
+}
+
+/// A problem of the table of attention.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Attention {
+    kind: Kind,
     length: usize,
-    head_dim: usize,
-    mask: &'a str,
 }
 
-impl<'a> Shape<'a> {
-    fn of(problem: &'a str) -> Option<Shape<'a>> {
-        let words: Vec<&str> = problem.split(' ').collect();
-        let [_, _, length, head_dim, mask] = words[..] else {
+/// A line of the table, in the order in which they come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind {
+    is_backward: bool,
+    head_dim: usize,
+    is_causal: bool,
+}
+
+impl Attention {
+    /// None of a row of another table.
+    fn of(row: &Row<'_>) -> Option<Attention> {
+        let is_backward = match row.get("operation") {
+            "attention forward" => false,
+            "attention backward" => true,
+            _ => return None,
+        };
+        let (sizes, rest) = compare::shape(row).split_once(' ').unwrap_or((compare::shape(row), ""));
+        let is_causal = match rest {
+            "" => false,
+            "causal" => true,
+            // Few queries on many keys, say.
+            _ => return None,
+        };
+        let sizes: Vec<usize> = sizes.split('x').map(|size| size.parse().ok()).collect::<Option<_>>()?;
+        let [batch, heads, length, head_dim] = sizes[..] else {
             return None;
         };
-        let length = length.strip_prefix('s')?.split('/').next()?.parse().ok()?;
-        let head_dim = head_dim.strip_prefix('d')?.parse().ok()?;
-        let shape = Shape { length, head_dim, mask };
-        // Others are measured too, such as few queries on many keys; they are not of this table.
-        (length > 0 && head_dim > 0 && shape.name() == problem).then_some(shape)
-    }
-
-    fn name(&self) -> String {
-        let Shape { length, head_dim, mask } = self;
-        let (batch, heads) = (TOKENS / length, COLUMNS / head_dim);
-        format!("b{batch} h{heads}/{heads} s{length}/{length} d{head_dim} {mask}")
+        let is_shown = row.get("dtype") == "bf16" && batch * length == TOKENS && heads * head_dim == COLUMNS;
+        is_shown.then_some(Attention { kind: Kind { is_backward, head_dim, is_causal }, length })
     }
 }
 
-/// Softmax and norms, by operation, over type and shape.
-pub fn rows(records: &[Record]) -> Result<String> {
-    const OPERATIONS: [(&str, &str); 3] =
-        [("softmax", "softmax"), ("layer_norm", "layer norm"), ("rms_norm", "RMS norm")];
-    let figures = Figures::of(records);
-    let (mut ours, mut theirs) = (Origins::default(), Origins::default());
-    let problems = figures.problems("softmax forward");
-    let mut rows = Vec::new();
-    for (name, shown) in OPERATIONS {
-        for pass in ["forward", "backward"] {
-            let mut cells = vec![format!("{shown} {pass}")];
-            for problem in &problems {
-                let pair = figures.pair("pytorch eager", &format!("{name} {pass}"), problem);
-                let text = pair.map(|pair| cell(&pair, &mut ours, &mut theirs)).transpose()?;
-                cells.push(text.unwrap_or_default());
-            }
-            rows.push(cells);
-        }
+impl Kind {
+    fn label(self) -> String {
+        let pass = if self.is_backward { "backward" } else { "forward" };
+        let mask = if self.is_causal { "causal" } else { "no mask" };
+        format!("{pass}, d{}, {mask}", self.head_dim)
     }
-    let main = ours.main().context("no softmax in the records of the H100")?;
-    // The copy of the run that PyTorch's kernels are of: the same machine, minutes apart.
-    let of_pytorch = theirs.main().map_or_else(|| figures.records.clone(), |record| vec![record]);
-    let copy = Figures { records: of_pytorch }.find("pytorch copy_", "copy", "1 GiB");
-    let copied = match copy {
-        Some(row) => format!("; a copy of 1 GiB by PyTorch ran at {:.0}", row.number("rate")?),
-        None => String::new(),
-    };
-    let head: Vec<String> = std::iter::once("").chain(problems).map(str::to_string).collect();
-    let caption = format!(
-        "GB/s that must be read and written, and in brackets how many times those of PyTorch {}'s own kernels{copied}. {} \
-         Ours from {}, PyTorch's from {}.",
-        theirs.pytorch(),
-        machine(main),
-        ours.links(),
-        theirs.links(),
-    );
-    Ok(format!("{}\n\n{}", table(&head, &rows), paragraph(&caption)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const PROBLEM: &str = "b32 h16/16 s512/512 d128 dense";
+    use crate::tables::tests::{compared, line};
 
     fn record(name: &str, lines: &[String]) -> Record {
-        let text = format!(
-            "# GPU, driver 1.2, 2026-01-01.\n# beside PyTorch 2.11 (cuDNN)\n{LIBRARIES}\n{}\n",
-            lines.join("\n")
-        );
+        let text = compared("CPU (132 SMs), driver 1.2,\n# 2026-01-02. Measured by hand.", lines);
         Record::parse(&format!("benches/record/h100/{name}.csv"), &text).unwrap()
     }
 
-    fn line(library: &str, operation: &str, problem: &str, rate: f64) -> String {
-        format!("{library},{operation},{problem},1,1,1,{rate},TFLOP/s")
+    fn forward(dtype: &str, shape: &str, backend: &str, rate: &str, ratio: &str) -> String {
+        line("attention forward", dtype, shape, backend, ["TFLOP/s", rate, ratio])
+    }
+
+    /// A record with something of each table, and of each something that looks as if it belonged to another.
+    fn mixed() -> Record {
+        let of_rows = |operation: &str, dtype: &str, shape: &str, backend: &str, rate: &str, ratio: &str| {
+            line(operation, dtype, shape, backend, ["GB/s", rate, ratio])
+        };
+        let refused = line("attention forward", "f32", "1x8x512x64", "cudnn", ["", "", ""]);
+        record(
+            "2026-01-02",
+            &[
+                refused,
+                forward("f32", "1x8x512x64", "efficient", "6.95", "0.778"),
+                forward("f32", "1x8x512x64", "math", "6.95", "0.862"),
+                forward("bf16", "1x8x512x64", "cudnn", "36.08", "0.781"),
+                forward("f32", "32x16x512x128", "efficient", "20", "0.5"),
+                line("attention forward", "bf16", "1x32x1x128 on 1x32x4096x128", "math", ["GB/s", "1444", "5.591"]),
+                line("attention forward", "bf16", "1x32x1x128 on 1x32x4096x128", "cudnn", ["GB/s", "1444", "0.709"]),
+                line("attention backward", "bf16", "8x32x2048x64 causal", "cudnn", ["TFLOP/s", "303.5", "0.961"]),
+                forward("bf16", "8x32x2048x64", "flash", "505.1", "0.4"),
+                forward("bf16", "8x32x2048x64", "cudnn", "505.1", "1.085"),
+                forward("bf16", "32x16x512x128", "cudnn", "462.4", "0.884"),
+                of_rows("softmax", "bf16", "65536x1024", "eager out", "2812", "1.260"),
+                of_rows("softmax", "bf16", "65536x1024 allocating", "eager", "2000", "1.1"),
+                of_rows("layer_norm", "f32", "4096x16384", "eager", "2445", "1.343"),
+                of_rows("layer_norm", "f32", "4096x16384", "quack", "2445", "0.900"),
+                of_rows("rms_norm backward", "bf16", "4096x16384", "eager", "960.3", "0.827"),
+                of_rows("rms_norm", "f32", "1024x1024", "eager", "846", "0.768"),
+            ],
+        )
+    }
+
+    fn table_of(text: &str) -> &str {
+        text.split("\n\n").next().unwrap()
     }
 
     #[test]
-    fn of_each_figure_the_newest_counts_and_cudnn_of_the_same_file_first() {
-        let forward = |library: &str, rate| line(library, "attention forward", PROBLEM, rate);
-        let backward = |library: &str, rate| line(library, "attention backward", PROBLEM, rate);
-        let records = [
-            record(
-                "2026-01-01-a",
-                &[forward("warpfold", 400.0), forward("pytorch cudnn", 500.0), backward("pytorch cudnn", 250.0)],
-            ),
-            record(
-                "2026-01-02-b",
-                &[forward("warpfold", 458.0), forward("pytorch cudnn", 529.7), backward("warpfold", 200.0)],
-            ),
-            record("2026-01-03-c", &[forward("pytorch cudnn", 1000.0)]),
-        ];
-        let text = attention(&records).unwrap();
-        assert!(text.contains("| | 512 |\n"), "{text}");
-        assert!(text.contains("| forward, d128, no mask | 458 (0.86) |\n"), "{text}");
-        assert!(text.contains("| backward, d128, no mask | 200 (0.80) |\n"), "{text}");
-        let text = text.replace('\n', " ");
-        assert!(text.contains("by PyTorch 2.11. GPU, driver 1.2, 2026-01-01. Ours from [2026-01-02-b.csv](benches/record/h100/2026-01-02-b.csv)"));
-        assert!(
-            text.contains("2026-01-01-a.csv) (1 of them)") || text.contains("2026-01-02-b.csv) (1 of them)"),
-            "{text}"
-        );
+    fn attention_is_beside_cudnn_over_lengths() {
+        let text = attention(&[mixed()]).unwrap();
+        let wanted = "| | 512 | 2048 |\n| --- | --- | --- |\n\
+                      | forward, d64, no mask | | 505 (1.08) |\n\
+                      | forward, d128, no mask | 462 (0.88) | |\n\
+                      | backward, d64, causal | | 304 (0.96) |";
+        assert_eq!(table_of(&text), wanted);
     }
 
     #[test]
-    fn without_the_other_library_there_is_no_ratio() {
-        let records = [record("2026-01-01-a", &[line("warpfold", "attention forward", PROBLEM, 400.0)])];
-        assert!(attention(&records).unwrap().contains("| forward, d128, no mask | 400 |\n"));
-        assert!(attention(&[]).is_err(), "a table without figures is no table");
+    fn rows_are_beside_pytorch_by_type_and_shape() {
+        let text = rows(&[mixed()]).unwrap();
+        let wanted = "| | bf16 65536x1024 | bf16 16384x4096 | bf16 4096x16384 | f32 65536x1024 | f32 16384x4096 | f32 4096x16384 |\n\
+                      | --- | --- | --- | --- | --- | --- | --- |\n\
+                      | softmax forward | 2812 (1.26) | | | | | |\n\
+                      | softmax backward | | | | | | |\n\
+                      | layer norm forward | | | | | | 2445 (1.34) |\n\
+                      | layer norm backward | | | | | | |\n\
+                      | RMS norm forward | | | | | | |\n\
+                      | RMS norm backward | | | 960 (0.83) | | | |";
+        assert_eq!(table_of(&text), wanted);
     }
 
     #[test]
-    fn problems_of_other_shapes_are_not_of_the_table() {
-        let shape = Shape::of("b2 h32/32 s8192/8192 d64 causal").unwrap();
-        assert_eq!((shape.length, shape.head_dim, shape.mask), (8192, 64, "causal"));
-        for other in
-            ["b2 h32/8 s8192/8192 d64 causal", "b4 h32/32 s1/8192 d64 dense", "bf16 8192x4096", "b0 h1/1 s0/0 d0 dense"]
-        {
-            assert!(Shape::of(other).is_none(), "{other}");
+    fn what_these_two_do_not_show_is_in_the_third() {
+        let text = other(&[mixed()]).unwrap();
+        let wanted = "| | | f32 | bf16 |\n| --- | --- | --- | --- |\n\
+                      | attention forward, 512 tokens, d64 | TFLOP/s | 7.0 (0.78) | 36 (0.78) |\n\
+                      | attention forward, 512 tokens, d128 | TFLOP/s | 20.0 (0.50) | |\n\
+                      | attention forward, one query on 4096 keys, 32 heads, d128 | GB/s | | 1444 (0.71) |\n\
+                      | RMS norm, 1024 x 1024 | GB/s | 846 (0.77) | |";
+        assert_eq!(table_of(&text), wanted);
+    }
+
+    #[test]
+    fn captions_say_where_when_and_with_what() {
+        for text in [attention(&[mixed()]), rows(&[mixed()]), other(&[mixed()])] {
+            let text = text.unwrap().replace('\n', " ");
+            let wanted = "CPU (132 SMs), driver 1.2, 2026-01-02; warpfold 0.1.0 (abc1234), through the Python package, and PyTorch \
+                          2.15 with cuDNN 9 in turns in one run. From [2026-01-02.csv](benches/record/h100/2026-01-02.csv).";
+            assert!(text.ends_with(wanted), "{text}");
         }
     }
 
     #[test]
-    fn rows_stand_beside_the_copy_of_pytorchs_run() {
-        let problem = "bf16 65536x1024";
-        let records = [
-            record(
-                "2026-01-01-a",
-                &[
-                    line("pytorch eager", "softmax forward", problem, 2000.0),
-                    line("pytorch copy_", "copy", "1 GiB", 3005.7),
-                ],
-            ),
-            record(
-                "2026-01-02-b",
-                &[line("warpfold", "softmax forward", problem, 2843.6), line("pytorch copy_", "copy", "1 GiB", 3024.7)],
-            ),
-        ];
-        let text = rows(&records).unwrap();
-        assert!(text.contains("| | bf16 65536x1024 |\n| --- | --- |\n| softmax forward | 2844 (1.42) |\n"), "{text}");
-        assert!(text.replace('\n', " ").contains("a copy of 1 GiB by PyTorch ran at 3006."), "{text}");
+    fn the_newest_comparison_counts_and_nothing_else() {
+        let newer = record("2026-01-03", &[forward("bf16", "32x16x512x128", "cudnn", "500", "0.95")]);
+        // Also of another machine, or with other columns.
+        let mut elsewhere = mixed();
+        elsewhere.machine = "h200".to_string();
+        let columns =
+            Record::parse("benches/record/h100/2026-01-04.csv", "library,operation\nwarpfold,softmax\n").unwrap();
+        let records = [mixed(), newer, columns, elsewhere];
+        assert_eq!(
+            table_of(&attention(&records).unwrap()),
+            "| | 512 |\n| --- | --- |\n| forward, d128, no mask | 500 (0.95) |"
+        );
+        assert!(rows(&records).is_err(), "a table without figures is no table");
+        assert_eq!(other(&records).unwrap(), "");
+        assert!(attention(&[]).unwrap_err().to_string().contains("no comparison of the H100"));
     }
 }

@@ -21,6 +21,8 @@ use plots::Plot;
 const README: &str = "README.md";
 /// The folder of the CPU that the README tells about.
 const CPU: &str = "epyc-avx2";
+/// That of a CPU on which PyTorch multiplies bf16 by tiles.
+const XEON: &str = "xeon-amx";
 
 #[derive(Args)]
 pub struct Tables {
@@ -53,7 +55,9 @@ fn run_in(root: &Path, check: bool, draw: &dyn Fn(&Path) -> Result<Vec<Plot>>) -
     let blocks = [
         Block { name: "h100-attention", text: h100::attention(&records)? },
         Block { name: "h100-rows", text: h100::rows(&records)? },
-        Block { name: "cpu-compare", text: compare::block(&records, CPU)? },
+        Block { name: "h100-other", text: h100::other(&records)? },
+        Block { name: "cpu-compare", text: compare::block(&records, CPU, &|_| true)? },
+        Block { name: "xeon-compare", text: compare::block(&records, XEON, &|_| true)? },
         Block { name: "cpu-bench", text: bench::block(of_bench, &plots)? },
     ];
     let path = root.join(README);

@@ -12,8 +12,6 @@ pub const BENCH: &str = "date,commit,device,driver,compiler,threads,kind,operati
 pub const COMPARE: &str = "date,commit,device,warpfold,pytorch,threads,operation,dtype,problem,backend,pytorch_ms,pytorch_p10_ms,\
                            pytorch_p90_ms,warpfold_ms,warpfold_p10_ms,warpfold_p90_ms,unit,pytorch_rate,warpfold_rate,ratio,goal,\
                            pytorch_error,warpfold_error,series,size,note";
-/// Those of `cargo xtask sweep --table` and `benches/pytorch.py`, with the library in front.
-pub const LIBRARIES: &str = "library,operation,problem,median_ms,p10_ms,p90_ms,rate,unit";
 
 /// A file of measurements.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,13 +82,6 @@ impl Record {
     pub fn link(&self) -> String {
         format!("[{}]({})", self.path.rsplit('/').next().unwrap_or(&self.path), self.path)
     }
-
-    /// What follows `name` and a space in the comments, up to the next space or comma.
-    pub fn said(&self, name: &str) -> Option<&str> {
-        let beginning = format!("{name} ");
-        let rest = self.comments.iter().find_map(|comment| comment.split_once(&beginning)).map(|(_, rest)| rest)?;
-        rest.split([' ', ',', ';']).next().map(|word| word.trim_end_matches('.')).filter(|word| !word.is_empty())
-    }
 }
 
 /// A line of a record.
@@ -153,15 +144,12 @@ mod tests {
         let text = "# H100, driver 580.1.\n# with PyTorch 2.11 (cuDNN)\na,b\n1,\"x, y\"\n2,z\n";
         let record = Record::parse("benches/record/h100/2026-01-01.csv", text).unwrap();
         assert_eq!((record.machine.as_str(), record.columns.len()), ("h100", 2));
+        assert_eq!(record.comments, ["H100, driver 580.1.", "with PyTorch 2.11 (cuDNN)"]);
         assert_eq!(record.link(), "[2026-01-01.csv](benches/record/h100/2026-01-01.csv)");
         assert_eq!(record.rows().map(|row| row.get("b")).collect::<Vec<_>>(), ["x, y", "z"]);
         assert_eq!(record.rows().next().unwrap().number("a").unwrap(), 1.0);
         assert!(record.rows().next().unwrap().number("b").is_err());
         assert!(record.has("a,b") && !record.has("a"));
-        assert_eq!(
-            (record.said("driver"), record.said("PyTorch"), record.said("commit")),
-            (Some("580.1"), Some("2.11"), None)
-        );
     }
 
     #[test]

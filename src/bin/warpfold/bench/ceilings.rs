@@ -86,6 +86,8 @@ pub struct Ceilings {
     pub all: Vec<Ceiling>,
     /// Problems of so many bytes or less live in the cache.
     pub cache_bytes: usize,
+    /// Whether bf16 is multiplied faster than f32, at a rate that is not among the ceilings.
+    pub has_unmeasured_bf16: bool,
 }
 
 /// What a problem does, and for which it has a ceiling.
@@ -120,7 +122,10 @@ impl Ceilings {
         let copy = in_cache.or(rate(Kind::Copy))?;
         let Some(intensity) = work.intensity() else { return Some(copy) };
         // A device that has no products of this type multiplies it as f32.
-        let matrix = rate(Kind::Matrix(work.dtype)).or(rate(Kind::Matrix(DType::F32)));
+        let matrix = match self.has_unmeasured_bf16 && work.dtype == DType::BF16 {
+            true => None,
+            false => rate(Kind::Matrix(work.dtype)).or(rate(Kind::Matrix(DType::F32))),
+        };
         match work.unit {
             Unit::Gigabytes => Some(matrix.map_or(copy, |matrix| copy.min(matrix / intensity))),
             _ => matrix.map(|matrix| matrix.min(intensity * copy)),
@@ -135,7 +140,7 @@ pub fn of_cpu(budget_ms: f64) -> Result<Ceilings> {
     let large = (8 * cache).clamp(256 << 20, 512 << 20);
     let mut all = vec![copy(Kind::Copy, large, budget_ms)?, copy(Kind::CopyInCache, 4 << 20, budget_ms)?];
     all.push(matrix(budget_ms)?);
-    Ok(Ceilings { all, cache_bytes: cache / 2 })
+    Ok(Ceilings { all, cache_bytes: cache / 2, has_unmeasured_bf16: multiplies_bf16() })
 }
 
 /// Of the first processor, from Linux.
@@ -207,32 +212,35 @@ fn has_avx512() -> bool {
     return false;
 }
 
+fn multiplies_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
 #[multiversion::multiversion(targets("x86_64+avx512f"))]
 fn multiply_add_16(sums: &mut Sums, steps: usize) {
-    multiply_add::<16>(sums, steps);
+    multiply_add::<{ CHAINS * 16 }>(sums, steps);
 }
 
 #[multiversion::multiversion(targets("x86_64+avx2+fma"))]
 fn multiply_add_8(sums: &mut Sums, steps: usize) {
-    multiply_add::<8>(sums, steps);
+    multiply_add::<{ CHAINS * 8 }>(sums, steps);
 }
 
 #[inline(always)]
-fn multiply_add<const LANES: usize>(sums: &mut Sums, steps: usize) {
-    let mut held: [[f32; LANES]; CHAINS] =
-        std::array::from_fn(|chain| std::array::from_fn(|lane| sums[chain * LANES + lane]));
+fn multiply_add<const COUNT: usize>(sums: &mut Sums, steps: usize) {
+    // One flat array: of arrays in an array, the compiler makes vectors across chains, which it keeps in memory.
+    let mut held: [f32; COUNT] = std::array::from_fn(|index| sums[index]);
     // Sums stay between 0 and 1000: no step is slow for its numbers.
     let (factor, addend) = (std::hint::black_box(0.999f32), std::hint::black_box(0.5f32));
     for _ in 0..steps {
-        for chain in &mut held {
-            for sum in chain {
-                *sum = sum.mul_add(factor, addend);
-            }
+        for sum in &mut held {
+            *sum = sum.mul_add(factor, addend);
         }
     }
-    for (sum, held) in sums.iter_mut().zip(held.iter().flatten()) {
-        *sum = *held;
-    }
+    sums[..COUNT].copy_from_slice(&held);
 }
 
 #[cfg(test)]
@@ -252,7 +260,7 @@ mod tests {
             ceiling(Kind::CopyInCache, Unit::Gigabytes, 100.0),
             ceiling(Kind::Matrix(DType::F32), Unit::Gigaflops, 200.0),
         ];
-        Ceilings { all, cache_bytes: 1000 }
+        Ceilings { all, cache_bytes: 1000, has_unmeasured_bf16: false }
     }
 
     #[test]
@@ -276,6 +284,10 @@ mod tests {
     #[test]
     fn without_a_matrix_rate_only_memory_bounds() {
         let mut machine = machine();
+        let bf16 = Work { dtype: DType::BF16, flops: Some(4000), bytes: 2000, unit: Unit::Gigaflops };
+        assert!(machine.of(&bf16).is_some());
+        machine.has_unmeasured_bf16 = true;
+        assert_eq!(machine.of(&bf16), None);
         machine.all.pop();
         let unit = Unit::Gigaflops;
         assert_eq!(machine.of(&Work { dtype: DType::F32, flops: Some(4000), bytes: 2000, unit }), None);

@@ -76,7 +76,7 @@ impl Gpu {
                 Err(_) => self.multiply(dtype, budget_ms)?,
             });
         }
-        Ok(Ceilings { all, cache_bytes: 0 })
+        Ok(Ceilings { all, cache_bytes: 0, has_unmeasured_bf16: false })
     }
 
     fn copy(&self, budget_ms: f64) -> Result<Ceiling> {
