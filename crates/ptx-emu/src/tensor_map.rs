@@ -101,7 +101,7 @@ impl Swizzle {
 /// A tensor of up to five dimensions, the inner one first, and its boxes.
 ///
 /// The rules of `cuTensorMapEncodeTiled` hold, with element strides of 1, without interleaving, and where there is a swizzle,
-/// with boxes as wide as its span.
+/// with boxes as wide as its span. A box begins at a multiple of 16 bytes along the innermost dimension, inside or outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorMap {
     /// The type of the elements.
@@ -116,7 +116,7 @@ pub struct TensorMap {
     pub box_dims: Vec<u32>,
     /// How a box lies in shared memory.
     pub swizzle: Swizzle,
-    /// Elements outside of the tensor are read as NaN instead of zero.
+    /// Elements outside of the tensor are read as NaN instead of zero: as the bits 0x7ff7, repeated.
     pub fills_with_nan: bool,
 }
 
@@ -239,12 +239,8 @@ impl TensorMap {
 
     /// The bytes of an element outside of the tensor.
     pub(crate) fn fill(&self) -> [u8; 8] {
-        let bits: u64 = match self.element {
-            _ if !self.fills_with_nan => 0,
-            Element::F16 | Element::Bf16 => 0x7fff_7fff_7fff_7fff,
-            Element::F32 => 0x7fff_ffff_7fff_ffff,
-            _ => 0x7fff_ffff_ffff_ffff,
-        };
+        // An H100 repeats 0x7ff7, which is a NaN in f16 and bf16, through f32 as well; f64 is assumed to be no different.
+        let bits: u64 = if self.fills_with_nan { 0x7ff7_7ff7_7ff7_7ff7 } else { 0 };
         bits.to_le_bytes()
     }
 

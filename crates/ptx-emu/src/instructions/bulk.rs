@@ -208,19 +208,18 @@ fn extents(x: &mut Exec<'_>, i: &Inst, form: &BulkForm, access: Access, mask: u3
     }
     let coordinates: Vec<[u32; 32]> = form.coordinates.iter().map(|row| x.word(*row, mask)).collect();
     for lane in each_lane(mask) {
-        let map = match read_map(x, global[lane]) {
-            Ok(map) if map.dims.len() == form.map_rank as usize => map,
-            Ok(map) => {
-                let message = format!("a copy in {} dimensions of a tensor of {}", form.map_rank, map.dims.len());
-                x.report(Some(lane as u32), Some(global[lane]), HazardKind::TensorMap { message });
-                return None;
-            }
+        let corner: Vec<i64> = coordinates.iter().map(|row| i64::from(row[lane] as i32)).collect();
+        let found = read_map(x, global[lane]).and_then(|map| match corner_fault(&map, &corner) {
+            Some(message) => Err(message),
+            None => Ok(map),
+        });
+        let map = match found {
+            Ok(map) => map,
             Err(message) => {
                 x.report(Some(lane as u32), Some(global[lane]), HazardKind::TensorMap { message });
                 return None;
             }
         };
-        let corner: Vec<i64> = coordinates.iter().map(|row| i64::from(row[lane] as i32)).collect();
         all.push((
             lane,
             Extent {
@@ -253,6 +252,23 @@ fn read_map(x: &mut Exec<'_>, address: u64) -> Result<TensorMap, String> {
         x.launch.allocations[index].read_bytes(offset, &mut bytes);
     }
     TensorMap::decode(&bytes)
+}
+
+/// Why no box of the tensor can begin at these coordinates.
+fn corner_fault(map: &TensorMap, corner: &[i64]) -> Option<String> {
+    if map.dims.len() != corner.len() {
+        return Some(format!("a copy in {} dimensions of a tensor of {}", corner.len(), map.dims.len()));
+    }
+    // An H100 ends loads from anywhere else with "illegal instruction", also where the box lies outside of the tensor. Stores do
+    // the same on Hopper, by reports of others (to tilelang); reductions and prefetches are assumed to.
+    let (inner, bytes) = (corner[0], map.element.bytes());
+    let along = inner * i64::from(bytes);
+    (along % i64::from(GRAIN_BYTES) != 0).then(|| {
+        format!(
+            "a box at {corner:?}, whose innermost coordinate {inner} in elements of {bytes} bytes is {along} bytes along the row; \
+             it must be a multiple of {GRAIN_BYTES}"
+        )
+    })
 }
 
 /// Checks the place of a copy in the shared memory of the block that is the own one now.

@@ -31,15 +31,15 @@ fn maps() -> Vec<TensorMap> {
     ]
 }
 
-/// Inside, across each edge, outside, and far outside.
+/// Inside, across each edge, outside, and far outside, at multiples of 16 bytes along a row: a GPU takes no other boxes.
 fn corners(map: &TensorMap) -> Vec<[i32; 4]> {
     let width = map.dims[0] as i32;
     if map.dims.len() == 3 {
-        let found = [[0, 0, 0], [16, 4, 2], [-1, -1, -1], [3, -1, 2], [0, 0, 3], [width, 0, 0], [-16, 1, 1]];
+        let found = [[0, 0, 0], [16, 4, 2], [-8, -1, -1], [8, -1, 2], [0, 0, 3], [width, 0, 0], [-16, 1, 1]];
         return found.map(|[x, y, z]| [x, y, z, 0]).to_vec();
     }
-    let near = [[0, 0], [16, 12], [-8, -3], [-5, 3], [width - 8, 14], [width, 0], [0, 20], [-64, -8], [1000, 1000]];
-    near.into_iter().chain([[i32::MAX, 0], [0, i32::MIN]]).map(|[x, y]| [x, y, 0, 0]).collect()
+    let near = [[0, 0], [16, 12], [-8, -3], [-8, 3], [width - 8, 14], [width, 0], [0, 20], [-64, -8], [1000, 1000]];
+    near.into_iter().chain([[i32::MAX - 7, 0], [0, i32::MIN]]).map(|[x, y]| [x, y, 0, 0]).collect()
 }
 
 /// Each element of a box: its number, and its byte offset in the tensor if it lies inside.
@@ -70,14 +70,8 @@ fn place(swizzle: Swizzle, at: usize) -> usize {
     (chunk / width * width + ((chunk % width) ^ (at / 128 % width))) * 16 + at % 16
 }
 
-fn is_nan(element: Element, bytes: &[u8]) -> bool {
-    let bits = bytes.iter().rev().fold(0u32, |all, byte| all << 8 | u32::from(*byte));
-    match element {
-        Element::F16 => bits & 0x7fff > 0x7c00,
-        Element::Bf16 => f32::from_bits(bits << 16).is_nan(),
-        _ => f32::from_bits(bits).is_nan(),
-    }
-}
+/// What a GPU fills with where it is asked for NaN, in every type: a NaN of 16 bits, repeated.
+const NAN_BYTES: [u8; 4] = [0xf7, 0x7f, 0xf7, 0x7f];
 
 #[test]
 fn boxes_hold_what_the_tensor_has_and_nothing_of_what_lies_around() {
@@ -106,7 +100,7 @@ fn boxes_hold_what_the_tensor_has_and_nothing_of_what_lies_around() {
                 let found = &found[place(map.swizzle, number * size)..][..size];
                 let is_right = match offset {
                     Some(offset) => found == &tensor_bytes[offset..offset + size],
-                    None if map.fills_with_nan => is_nan(map.element, found),
+                    None if map.fills_with_nan => found == &NAN_BYTES[..size],
                     None => found.iter().all(|byte| *byte == 0),
                 };
                 assert!(is_right, "element {number} at {offset:?} from {corner:?} of {map:?}: {found:x?}");

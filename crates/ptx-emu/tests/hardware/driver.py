@@ -82,14 +82,17 @@ class Gpu:
             self.call("cuMemFree_v2", c_uint64(address))
 
     def launch(self, module: c_void_p, kernel: str, blocks: int, threads: int, *arguments):
-        """Addresses and numbers go as 64 bits, a tensor map as it is."""
+        """Addresses and numbers go as 64 bits, a tensor map as it is. Returns when the kernel is done; an error has its name."""
         function = c_void_p()
         self.call("cuModuleGetFunction", byref(function), module, ctypes.c_char_p(kernel.encode()))
         values = [argument if isinstance(argument, ctypes.Array) else c_uint64(argument) for argument in arguments]
         pointers = (c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         sizes = [c_uint(size) for size in (blocks, 1, 1, threads, 1, 1, 0)]
-        self.call("cuLaunchKernel", function, *sizes, c_void_p(0), pointers, c_void_p(0))
-        self.call("cuCtxSynchronize")
+        try:
+            self.call("cuLaunchKernel", function, *sizes, c_void_p(0), pointers, c_void_p(0))
+            self.call("cuCtxSynchronize")
+        except RuntimeError as error:
+            raise RuntimeError(f"{kernel}: {error}") from error
 
     def tensor_map(self, element: str, address: int, dims, strides_bytes, box_dims, swizzle: int, fills_with_nan: bool):
         """The driver's 128 bytes, at a multiple of 64."""

@@ -1,5 +1,5 @@
 """Runs the probes on this machine's GPU and keeps what comes back: `python3 record.py [--device cuda:0] FOLDER`. Needs NumPy and an
-NVIDIA driver. The exit code is 1 where products or boxes are not what the layouts say.
+NVIDIA driver. The exit code is 1 where products or boxes are not what the layouts say, or where something could not be recorded.
 
 ../hardware.rs draws the same operands and holds the emulator to the files. Each is the 32-bit results in order, little-endian.
 """
@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import os
 import pathlib
+import subprocess
 import sys
+import traceback
 
 import numpy
 
 import operands
 from driver import Gpu, Unavailable
 
+HERE = pathlib.Path(__file__).parent
+# What is recorded, in this order.
+KINDS = ["specials", "mantissas", "mma", "wgmma", "majors", "errors", "boxes"]
+HOPPER_KINDS = ["wgmma", "majors", "boxes"]
 CASES = 256  # products of each kind that are computed
 KEPT = {"mma": range(0, 64), "wgmma": range(128, 144)}  # and those that are kept
 VALUES = 1 << 12  # operands of the approximate instructions
@@ -34,9 +41,15 @@ class Recorder:
         self.gpu, self.folder = gpu, folder
         # Results that are known beforehand and came out another way.
         self.num_unexpected = 0
-        here = pathlib.Path(__file__).parent
-        self.baseline = gpu.module((here / "probe.ptx").read_text())
-        self.hopper = gpu.module((here / "probe_sm90a.ptx").read_text()) if gpu.capability == (9, 0) else None
+
+    # Compiled where they are first needed: the kinds that do not need one are recorded even if it does not compile.
+    @functools.cached_property
+    def baseline(self):
+        return self.gpu.module((HERE / "probe.ptx").read_text())
+
+    @functools.cached_property
+    def hopper(self):
+        return self.gpu.module((HERE / "probe_sm90a.ptx").read_text())
 
     def keep(self, name: str, words: numpy.ndarray):
         # As soon as it is there: what comes later may fail.
@@ -55,6 +68,15 @@ class Recorder:
     def functions(self, x: numpy.ndarray) -> numpy.ndarray:
         """All functions of these operands, one function after the other."""
         return self.run(self.baseline, "specials", x.size // 256, 256, [x], len(FUNCTIONS) * x.size)
+
+    def specials(self):
+        self.keep("specials", self.functions(operands.specials(VALUES)))
+
+    def mma(self):
+        self.products("mma", self.baseline, 32)
+
+    def wgmma(self):
+        self.products("wgmma", self.hopper, 128)
 
     def products(self, instruction: str, module, threads: int):
         for name, (exponent_bits, fraction_bits) in operands.FORMATS.items():
@@ -96,14 +118,22 @@ class Recorder:
                                           boxes.fills_with_nan)
             of_corners = self.gpu.upload(numpy.array(corners, dtype="<i4"))
             out = self.gpu.allocate(len(corners) * boxes.bytes)
-            self.gpu.launch(self.hopper, f"boxes_{len(boxes.dims)}d", len(corners), 128, encoded, of_corners, out, boxes.bytes)
+            for number, corner in enumerate(corners):
+                # One at a time, so that a fault is known by its box.
+                addresses = of_corners + 16 * number, out + boxes.bytes * number
+                try:
+                    self.gpu.launch(self.hopper, f"boxes_{len(boxes.dims)}d", 1, 128, encoded, *addresses, boxes.bytes)
+                except RuntimeError as error:
+                    raise RuntimeError(f"the box at {corner} of {boxes}: {error}") from error
             found = self.gpu.download(out, len(corners) * boxes.bytes // 4)
             parts.append(found)
             self.gpu.free(of_corners, out)
             # Boxes far outside hold nothing but what the outside reads as.
             outside = found.tobytes()[-boxes.size :]
             for corner, box in zip(corners, found.reshape(len(corners), -1)):
-                unexpected += box.tobytes() != boxes.expected(tensor.tobytes(), corner, outside)
+                if box.tobytes() != boxes.expected(tensor.tobytes(), corner, outside):
+                    unexpected += 1
+                    print(f"unexpected: the box at {corner} of {boxes}")
             print(f"{boxes.element}, {'NaN' if boxes.fills_with_nan else 'zeros'} asked for: the outside reads as {outside[::-1].hex()}")
         self.keep("boxes", numpy.concatenate(parts))
         self.num_unexpected += unexpected
@@ -140,23 +170,17 @@ class Recorder:
         (self.folder / "README.md").write_text(f"# What a GPU computed\n\n{text}\n")
         print(text)
 
-    def all(self):
-        self.describe()
-        self.keep("specials", self.functions(operands.specials(VALUES)))
-        self.mantissas()
-        self.products("mma", self.baseline, 32)
-        if self.hopper:
-            self.products("wgmma", self.hopper, 128)
-            self.majors()
-            self.boxes()
+    def record(self, kind: str):
+        if kind in HOPPER_KINDS and self.gpu.capability != (9, 0):
+            print(f"skipped: {kind}, which only compute capability 9.0 has")
         else:
-            print("skipped: wgmma, operand majors and tensor maps, which only compute capability 9.0 has")
-        self.errors()
+            getattr(self, kind)()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", metavar="cuda:N", default="cuda:0")
+    parser.add_argument("--only", metavar="KIND", choices=KINDS, action="append", help=f"any of {', '.join(KINDS)}")
     parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path)
     arguments = parser.parse_args()
     ordinal = arguments.device.removeprefix("cuda:")
@@ -169,7 +193,19 @@ def main() -> int:
         return 0
     arguments.folder.mkdir(parents=True, exist_ok=True)
     recorder = Recorder(gpu, arguments.folder)
-    recorder.all()
+    recorder.describe()
+    kinds = [kind for kind in KINDS if kind in (arguments.only or KINDS)]
+    for number, kind in enumerate(kinds, 1):
+        try:
+            recorder.record(kind)
+        except Exception as error:
+            traceback.print_exc()
+            # After a fault of the GPU a process can do nothing more with it.
+            if number < len(kinds):
+                rest = [f"--only={other}" for other in kinds[number:]]
+                subprocess.run([sys.executable, __file__, "--device", arguments.device, *rest, arguments.folder], check=False)
+            print(f"failed: {kind}: {error}")
+            return 1
     return 1 if recorder.num_unexpected else 0
 
 

@@ -206,3 +206,70 @@ fn tensor_copies_that_make_no_sense() {
     store.map = Some((Of::Output, map(Element::F32, &[16, 8], &[64], &[16, 4])));
     store.faulty("tensor map", "no such reduction of elements of");
 }
+
+#[test]
+fn boxes_begin_at_multiples_of_16_bytes_along_a_row() {
+    let load = |name: &str| {
+        init(0, 1) + &expect(0, 256) + &format!("@%p0 {name} [%r1], [%d2, {{%r10, %r11}}], [%r2];\n") + &wait(0, 0)
+    };
+    let store = |name: &str| {
+        let copy = format!("@%p0 {name} [%d2, {{%r10, %r11}}], [%r1];\n");
+        fill(256) + FENCE + BAR + &copy + COMMIT + WAIT_GROUP
+    };
+    let bodies = [
+        load("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"),
+        store("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group"),
+        store("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group"),
+        "@%p0 cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%d2, {%r10, %r11}];\n".to_owned(),
+    ];
+    for body in bodies {
+        let test = |element: Element, x: i32, y: i32| {
+            let mut test = bed(format!("mov.s32 %r10, {x}; mov.s32 %r11, {y};\n{body}"));
+            let inner = 64 / element.bytes();
+            test.map = Some((Of::Output, map(element, &[u64::from(inner), 8], &[64], &[inner, 4])));
+            test
+        };
+        // Also where all of the box lies outside.
+        for (element, x, along) in [
+            (Element::Bf16, 3, 6),
+            (Element::Bf16, -5, -10),
+            (Element::Bf16, i32::MAX, 2 * i64::from(i32::MAX)),
+            (Element::F32, 2, 8),
+            (Element::U64, 1, 8),
+        ] {
+            let bytes = element.bytes();
+            let says = format!(
+                "lane 0: a box at [{x}, 1], whose innermost coordinate {x} in elements of {bytes} bytes is {along} bytes along \
+                 the row; it must be a multiple of 16"
+            );
+            let test = test(element, x, 1);
+            test.faulty("tensor map", &says);
+            // At the line of the copy.
+            let text = test.text();
+            let line = 1 + text.lines().position(|line| line.contains("%r10, %r11}")).expect("there is a copy");
+            test.faulty_late("tensor map", &format!("kernel k, PTX line {line} (`cp."));
+        }
+        // The other coordinates are free.
+        for (element, x, y) in [
+            (Element::Bf16, -8, 3),
+            (Element::Bf16, 8, -1),
+            (Element::Bf16, i32::MAX - 7, i32::MAX),
+            (Element::Bf16, i32::MIN, i32::MIN),
+            (Element::F32, 4, 5),
+            (Element::U64, -2, 1),
+        ] {
+            test(element, x, y).every();
+        }
+    }
+    // Of bytes, every sixteenth one. There is no reduction of them.
+    for (x, is_good) in [(16, true), (8, false), (-1, false)] {
+        let mut test = bed(format!("mov.s32 %r10, {x}; mov.s32 %r11, 0;\n")
+            + &load("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"));
+        test.map = Some((Of::Input, map(Element::U8, &[64, 8], &[64], &[64, 4])));
+        if is_good {
+            test.every();
+        } else {
+            test.faulty("tensor map", &format!("coordinate {x} in elements of 1 bytes is {x} bytes along the row"));
+        }
+    }
+}
