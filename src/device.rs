@@ -80,11 +80,13 @@ impl Device {
 
     /// The processor, limited to an instruction set: to compute what a lesser processor would, bit by bit. The names are
     /// `portable`, which every processor has, and on x86-64 `avx2` (with FMA and F16C), `avx512` (F, BW, DQ, VL), `avx512_bf16`
-    /// and `amx` (AMX with bf16, beside `avx512_bf16`). [`Device::cpu`] takes the last of these that the processor has.
+    /// and `amx` (AMX with bf16, beside `avx512_bf16`). [`Device::cpu`] takes the last of these that the processor has, but
+    /// `avx512_bf16` only where that is faster than `avx512`: not on Intel's processors.
     ///
     /// ```
     /// let device = warpfold::Device::cpu_with("portable")?;
     /// assert_eq!(device.to_string(), "cpu:portable");
+    /// assert_eq!(device.cpu_instruction_set(), Some("portable"));
     /// # Ok::<(), warpfold::Error>(())
     /// ```
     ///
@@ -102,6 +104,11 @@ impl Device {
 
     pub(crate) fn cpu_limited_to(set: InstructionSet) -> Device {
         Device { kind: Kind::Cpu(Some(set)), reason: None }
+    }
+
+    /// The instruction set by which the CPU device computes, one of the names of [`Device::cpu_with`]; `None` for other devices.
+    pub fn cpu_instruction_set(&self) -> Option<&'static str> {
+        matches!(self.kind, Kind::Cpu(_)).then(|| self.instruction_set().name())
     }
 
     /// What the processor's loops are compiled for.

@@ -16,7 +16,7 @@ impl Devices {
         println!();
         let cpu = Device::cpu();
         println!("cpu              {}; {} threads", cpu.reason(), rayon::current_num_threads());
-        for name in ["cpu:avx512_bf16", "cpu:avx512", "cpu:avx2", "cpu:portable"] {
+        for name in ["cpu:amx", "cpu:avx512_bf16", "cpu:avx512", "cpu:avx2", "cpu:portable"] {
             match name.parse::<Device>() {
                 Ok(_) => println!("{name:<16} usable"),
                 Err(error) => println!("{name:<16} not usable: {error}"),

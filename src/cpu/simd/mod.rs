@@ -109,7 +109,12 @@ impl InstructionSet {
     /// The best one that the processor has.
     pub fn best() -> InstructionSet {
         static BEST: OnceLock<InstructionSet> = OnceLock::new();
-        *BEST.get_or_init(|| InstructionSet::available().next_back().unwrap_or(InstructionSet::Portable))
+        let is_worthwhile = |set: &InstructionSet| match set {
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx512Bf16(_) => avx512::pairs_are_fast(),
+            _ => true,
+        };
+        *BEST.get_or_init(|| InstructionSet::available().rfind(is_worthwhile).unwrap_or(InstructionSet::Portable))
     }
 
     pub fn name(self) -> &'static str {

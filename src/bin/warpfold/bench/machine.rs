@@ -21,7 +21,7 @@ pub struct Machine {
 
 impl Machine {
     pub fn of_cpu(device: &Device) -> Machine {
-        let device = format!("{} ({})", processor(), instruction_set(device));
+        let device = format!("{} ({})", processor(), device.cpu_instruction_set().unwrap_or("no CPU"));
         Machine {
             date: today(),
             commit: commit(),
@@ -49,18 +49,6 @@ fn processor() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     model.map_or_else(|| format!("{} processor", std::env::consts::ARCH), |(_, name)| name.trim().to_string())
-}
-
-/// The instructions that the device uses: those that its name limits it to, else the best.
-fn instruction_set(device: &Device) -> String {
-    match device.to_string().split_once(':') {
-        Some((_, set)) => set.to_string(),
-        None => ["avx512_bf16", "avx512", "avx2"]
-            .into_iter()
-            .find(|set| Device::cpu_with(set).is_ok())
-            .unwrap_or("portable")
-            .to_string(),
-    }
 }
 
 /// `NVIDIA H100 80GB HBM3` is `h100`, `AMD EPYC (avx2)` is `epyc-avx2`.
