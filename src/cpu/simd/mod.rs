@@ -33,8 +33,8 @@ pub(crate) use panel::{LaneKeys, Running};
 pub(crate) use philox::{GROUP_KEYS, keep_factors};
 pub(crate) use product::{Elements, Left, Right, Update};
 pub(crate) use rows::{
-    Stats, Store, add, central_sum, dot, hide, log_softmax_gradients, multiply_nonzero, narrow, norm_gradients,
-    normalize, scale, softcap, softmax, softmax_gradients, subtract_distances, widen,
+    Stats, Store, add, dot, hide, log_softmax_gradients, moments, multiply_nonzero, narrow, norm_gradients, normalize,
+    scale, softcap, softmax, softmax_gradients, subtract_distances, sum_of_squares, widen,
 };
 #[cfg(target_arch = "x86_64")]
 use tiles::Tiles as _;

@@ -62,8 +62,11 @@ vectorized! {
         s: &[f32], d_y: &mut [f32], weight: &[f32], stats: &Stats, is_centered: bool, sums: [&mut [f32]; 2],
     ) = norm_gradients_on;
 
-    /// The sum of `(value - center)^power`, power 1 or 2.
-    pub(crate) fn central_sum(values: Floats<'_>, center: f32, power: u32) -> f32 = central_sum_on;
+    /// A guess of the mean, the sum of what values are above it, and the sum of the squares of that.
+    pub(crate) fn moments(values: Floats<'_>) -> [f32; 3] = moments_on;
+
+    /// The sum of `(value - center)^2`.
+    pub(crate) fn sum_of_squares(values: Floats<'_>, center: f32) -> f32 = sum_of_squares_on;
 }
 
 /// How results are written.
@@ -288,16 +291,32 @@ fn norm_gradients_on<S: Simd>(
     });
 }
 
+/// The guess is the mean of so many elements at most.
+const GUESS_ELEMENTS: usize = 64;
+
 #[inline(always)]
-fn central_sum_on<S: Simd>(s: S, values: Floats<'_>, center: f32, power: u32) -> f32 {
-    let center = s.splat(center);
-    let [sum] = with_cells!(Floats, values, values => sum_each!(s: S, values.len(), at => {
-        if power == 1 {
+fn moments_on<S: Simd>(s: S, values: Floats<'_>) -> [f32; 3] {
+    with_cells!(Floats, values, values => {
+        let first = values.len().min(GUESS_ELEMENTS);
+        let [sum] = sum_each!(s: S, first, at => [at.load(s, values)]);
+        let guess = sum / first as f32;
+        let center = s.splat(guess);
+        let [distance, square] = sum_each!(s: S, values.len(), at => {
             // The next row, most likely.
             s.prefetch(values.as_ptr().wrapping_add(values.len() + at.start()).cast::<u8>());
-        }
+            let distance = s.sub(at.load(s, values), center);
+            [distance, s.mul(distance, distance)]
+        });
+        [guess, distance, square]
+    })
+}
+
+#[inline(always)]
+fn sum_of_squares_on<S: Simd>(s: S, values: Floats<'_>, center: f32) -> f32 {
+    let center = s.splat(center);
+    let [sum] = with_cells!(Floats, values, values => sum_each!(s: S, values.len(), at => {
         let distance = s.sub(at.load(s, values), center);
-        [if power == 1 { distance } else { s.mul(distance, distance) }]
+        [s.mul(distance, distance)]
     }));
     sum
 }

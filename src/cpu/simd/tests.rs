@@ -401,12 +401,21 @@ fn rows_of_any_length_are_summed_and_normalised() {
     for (set, length) in InstructionSet::all().flat_map(|set| [0, 1, 31, 32, 33, 100, 1057].map(|length| (set, length)))
     {
         let values: Vec<f32> = (0..length).map(|i| ((i * 7) % 11) as f32).collect();
-        let sum = |power: i32| values.iter().map(|v| (v - 1.0).powi(power)).sum::<f32>();
-        assert_eq!(central_sum(set, Floats::F32(&values), 1.0, 1), sum(1), "{set:?}");
-        assert_eq!(central_sum(set, Floats::F32(&values), 1.0, 2), sum(2), "{set:?}");
+        let sum = |center: f32, power: i32| values.iter().map(|v| (v - center).powi(power)).sum::<f32>();
+        assert_eq!(sum_of_squares(set, Floats::F32(&values), 1.0), sum(1.0, 2), "{set:?}");
+        let [guess, distance, square] = moments(set, Floats::F32(&values));
+        if length > 0 {
+            let first = &values[..length.min(64)];
+            let expected = first.iter().sum::<f32>() / first.len() as f32;
+            assert!((guess - expected).abs() <= 1e-5, "{set:?}: a guess of {guess} for {expected}");
+            for (found, power) in [(distance, 1), (square, 2)] {
+                let exact = sum(guess, power);
+                assert!((found - exact).abs() <= 1e-5 * sum(guess, 2) + 1e-3, "{set:?}, {length}: {found} for {exact}");
+            }
+        }
         assert_eq!(dot(set, &values, &values), values.iter().map(|v| v * v).sum::<f32>());
         let narrow: Vec<f16> = values.iter().map(|value| f16::from_f32(*value)).collect();
-        assert_eq!(central_sum(set, Floats::F16(&narrow), 1.0, 2), sum(2), "{set:?}");
+        assert_eq!(sum_of_squares(set, Floats::F16(&narrow), 1.0), sum(1.0, 2), "{set:?}");
         let mut y = vec![bf16::ZERO; length];
         let stats = Stats { mean: 1.0, rstd: 2.0 };
         for store in [Store::Cached, Store::Streamed] {
