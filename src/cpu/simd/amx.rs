@@ -157,7 +157,8 @@ impl Held {
     fn new(_: Amx) -> Held {
         let is_first = !ARE_CONFIGURED.replace(true);
         if is_first {
-            // SAFETY: an `Amx` proves that this thread has tile registers; nothing else of this program uses them.
+            // SAFETY: an `Amx` proves that this thread has tile registers. Nobody else keeps something in them: by the ABI,
+            // calls do not preserve them.
             unsafe { asm!("ldtilecfg [{}]", in(reg) &WHOLE_TILES, options(nostack, readonly)) };
         }
         Held { is_first, of_thread: PhantomData }

@@ -31,6 +31,7 @@ pub(crate) struct Right<'a> {
     pub stride: usize,
     /// Which step of depth its first row is in the whole that it is a part of: sums that take steps in groups begin theirs alike,
     /// whatever part they are of.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only tiles sum in groups"))]
     pub first: usize,
 }
 
