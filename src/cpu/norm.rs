@@ -265,8 +265,8 @@ fn add_parts(
 
 /// Mean and rstd of a row.
 ///
-/// The distances from a guess of the mean give both in one pass. The variance loses less than a sixteenth of its digits' worth to the
-/// difference of squares as long as the guess is within a quarter of a standard deviation; if it is not, it is computed again.
+/// The distances from a guess of the mean give both in one pass. As long as the guess is within a quarter of a standard deviation, the
+/// difference of squares makes the variance's relative error larger by less than a fifth; if it is not, it is computed again.
 fn stats_of(set: InstructionSet, s: Floats<'_>, is_centered: bool, eps: f32) -> Stats {
     let count = s.len() as f32;
     let rstd = |variance: f32| 1.0 / (variance + eps).sqrt();
